@@ -1,0 +1,1 @@
+"""Self-contained training scripts: one file, one algorithm."""

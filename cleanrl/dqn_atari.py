@@ -1,0 +1,584 @@
+"""DQN on Atari (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
+
+Twin in JAX: dqn_atari_jax.py. Documentation: docs/rl-algorithms/dqn.md.
+Read on from `main`: act, send, learn while the environments step, receive, store.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ale_py.vector_env import AtariVectorEnv
+from torch import Tensor, nn
+
+from cleanrl_utils import config, models
+from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads
+from cleanrl_utils.evals import Evaluation, evaluate, record_game, require_video
+from cleanrl_utils.tracking import Tracker, start_run
+
+
+LOG_FREQUENCY = 1000
+"""Environment steps between readings of losses and rates: each waits for the device."""
+
+
+@dataclass
+class Args:
+    exp_name: str = "dqn_atari"
+    """name of this experiment, in the run folder and in the model file"""
+    seed: int = 1
+    """seed of the run: environments, exploration, sampling, weights"""
+    torch_deterministic: bool = True
+    """ask torch for deterministic kernels"""
+    cuda: bool = True
+    """use CUDA where there is a GPU; `--no-cuda` is `--device cpu`"""
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """where networks live; wins over `--cuda`; auto: CUDA if there is one, else the CPU"""
+    buffer_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """where the replay buffer lives; auto: with the networks"""
+    compile: bool = True
+    """compile update and act with torch.compile, where a compiler exists"""
+    cuda_graph: bool = False
+    """replay each update as one CUDA graph (CUDA only)"""
+    bf16: bool = False
+    """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb_project_name: str = "cleanRL"
+    """project on Weights & Biases"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+    capture_video: bool = False
+    """record a game at each evaluation to videos/{run_name}; needs the extra `video`"""
+    save_model: bool = False
+    """write {exp_name}.cleanrl_model to the run folder, and {exp_name}-best.cleanrl_model at each best evaluation"""
+    upload_model: bool = False
+    """push the saved model to the Hugging Face Hub"""
+    hf_entity: str = ""
+    """user or organization on the Hugging Face Hub"""
+    config: str | None = None
+    """YAML file of flags, under those given on the command line"""
+
+    env_id: str = "BreakoutNoFrameskip-v4"
+    """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
+    num_envs: int = 8
+    """games played side by side; the ratio of updates to steps does not depend on it"""
+    sticky_actions: float | None = None
+    """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
+    life_loss: bool = True
+    """a lost life ends the return (the game goes on)"""
+    eval_frequency: int = 0
+    """environment steps between evaluations; 0: at the end only"""
+    eval_episodes: int = 10
+    """whole games per evaluation"""
+    eval_epsilon: float = 0.01
+    """exploration rate in evaluation (paper: 0.05)"""
+    eval_max_frames: int = MAX_FRAMES
+    """raw frames after which an evaluation game is cut (60 per second)"""
+
+    total_timesteps: int = 10_000_000
+    """environment steps over all environments; frames are 4 times that (paper: 50M)"""
+    learning_rate: float = 1e-4
+    """learning rate of Adam (paper: RMSProp, 2.5e-4)"""
+    adam_eps: float = 1e-8
+    """epsilon of Adam"""
+    buffer_size: int = 1_000_000
+    """transitions in the replay buffer, 7.1 kB each"""
+    gamma: float = 0.99
+    """discount per step"""
+    tau: float = 1.0
+    """share of the online network that a target sync takes over (1: hard sync)"""
+    target_network_frequency: int = 1000
+    """environment steps between target syncs (paper: 40,000)"""
+    batch_size: int = 32
+    """transitions per update"""
+    start_e: float = 1.0
+    """exploration rate at the start"""
+    end_e: float = 0.01
+    """exploration rate at the end (paper: 0.1)"""
+    exploration_fraction: float = 0.10
+    """share of total-timesteps over which epsilon falls from start-e to end-e"""
+    learning_starts: int = 80_000
+    """environment steps before the first update (paper: 50,000)"""
+    train_frequency: int = 4
+    """environment steps per update"""
+    n_step: int = 1
+    """rewards summed before bootstrapping"""
+    double_q: bool = False
+    """the online network chooses the next action, the target network values it (van Hasselt et al. 2016)"""
+    huber: bool = False
+    """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
+
+
+def check(args: Args) -> None:
+    """Raise `config.BadInput` for a flag out of range."""
+    config.require_positive(
+        args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
+        "target_network_frequency", "batch_size", "train_frequency", "n_step",
+    )  # fmt: skip
+    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts")
+    config.require_probability(
+        args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
+    )
+    game_settings(args.env_id)
+    if args.capture_video:
+        require_video()
+
+
+# --- Environments ---
+
+
+def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+
+    Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
+    game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
+    """
+    game, sticky = game_settings(args.env_id)
+    envs = AtariVectorEnv(
+        game,
+        args.num_envs,
+        num_threads=num_threads(args.num_envs),
+        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
+        life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
+        reward_clipping=False,
+    )
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    return envs, obs, infos
+
+
+# --- Networks ---
+
+
+class NatureCNN(nn.Module):
+    """Q-network of Mnih et al. 2015: (B, 4, 84, 84) uint8 to (B, num_actions) float32."""
+
+    def __init__(self, num_actions: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(4, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(3136, 512),
+            nn.ReLU(),
+            nn.Linear(512, num_actions),
+        )
+
+    def forward(self, obs: Tensor, bf16: bool = False) -> Tensor:
+        x = (obs.float() / 255.0).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=bf16):
+            x = self.network[:-1](x)
+        return self.network[-1](x.float())  # float32: bfloat16's step near 1 is as large as Pong's action gaps
+
+
+# --- Replay buffer ---
+
+
+class Batch(NamedTuple):
+    """Transitions: observations (B, 4, 84, 84) uint8, the rest (B,)."""
+
+    obs: Tensor
+    actions: Tensor
+    rewards: Tensor
+    """sum of the discounted rewards of the steps really taken, up to n"""
+    next_obs: Tensor
+    discounts: Tensor
+    """gamma to the power of those steps, 0 after a termination"""
+
+
+class ReplayBuffer:
+    """Transitions of N environments, kept as time-major rings of single frames (7.06 kB per transition).
+
+    Row t holds, per environment, the newest frame of the observation that the action was chosen on, and what
+    that step brought. As the step after a game's end resets, the observation after row t is always row t+1, also
+    after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
+    """
+
+    def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
+        self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
+        if self.num_rows < self.min_rows(n_step):
+            raise ValueError(f"{size} transitions are too few for {num_envs} environments")
+        rows = self.num_rows * num_envs
+        # 8 pixels in an int64: single bytes gather slowly.
+        self.frames = torch.zeros(rows, 84 * 84 // 8, dtype=torch.int64, device=device)
+        self.actions = torch.zeros(rows, dtype=torch.uint8, device=device)
+        self.rewards = torch.zeros(rows, dtype=torch.float32, device=device)
+        self.terminations = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.truncations = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.ages = torch.zeros(rows, dtype=torch.uint8, device=device)  # frames since the reset, 3 at most
+        self.valid = np.zeros((self.num_rows, num_envs), dtype=bool)  # False: a reset, no transition starts here
+
+        self.window = torch.arange(-3, n_step + 1, device=device)
+        self.gammas = gamma ** torch.arange(n_step + 1, device=device, dtype=torch.float32)
+        self.head = self.num_stored = self.num_valid = 0
+        self.age = np.zeros(num_envs, dtype=np.uint8)
+
+    @staticmethod
+    def min_rows(n_step: int) -> int:
+        """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
+        return n_step + 4
+
+    def add(
+        self,
+        obs: Tensor,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        resets: np.ndarray,
+    ) -> None:
+        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        row = slice(self.head * self.num_envs, (self.head + 1) * self.num_envs)
+        self.frames[row] = obs[:, -1].reshape(self.num_envs, -1).view(torch.int64)
+        for ring, values in (
+            (self.actions, actions),
+            (self.rewards, rewards),
+            (self.terminations, terminations),
+            (self.truncations, truncations),
+            (self.ages, self.age),
+        ):
+            ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
+        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~resets
+        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.head = (self.head + 1) % self.num_rows
+        self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+
+        A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
+        before it: the oldest rows would build their stacks from the newest frames.
+        """
+        full = self.num_stored == self.num_rows
+        oldest = self.head if full else 0
+        first, last = (3 if full else 0), self.num_stored - self.n_step  # in rows since the oldest
+        fringe = [*range(first), *range(max(last, first), self.num_stored)]
+        if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
+            return np.zeros((0, batch_size), dtype=np.int64)
+        rows = np.empty(num_batches * batch_size, dtype=np.int64)
+        envs = np.empty_like(rows)
+        todo = np.arange(rows.size)
+        while todo.size:
+            rows[todo] = (oldest + rng.integers(first, last, todo.size)) % self.num_rows
+            envs[todo] = rng.integers(self.num_envs, size=todo.size)
+            todo = todo[~self.valid[rows[todo], envs[todo]]]
+        return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
+
+    def sample(self, index: Tensor) -> Batch:
+        """The transitions at `index` (B,). Holds no state and reads no size, so that a graph can replay it."""
+        rows, envs = index[:, None] // self.num_envs, index[:, None] % self.num_envs
+        window = (rows + self.window) % self.num_rows * self.num_envs + envs  # (B, 4 + n): rows t-3 .. t+n
+        frames = self.frames.index_select(0, window.flatten()).view(*window.shape, -1)
+
+        steps = window[:, 3:-1]  # (B, n): rows t .. t+n-1
+        terminated = self.terminations[steps]
+        going_on = (~(terminated | self.truncations[steps])).cumprod(1)
+        taken = torch.cat([torch.ones_like(going_on[:, :1]), going_on[:, :-1]], 1)  # 1 up to the first end
+        num_taken = taken.sum(1, keepdim=True)  # 1 .. n
+        next_rows = window.gather(1, num_taken + 3)
+        return Batch(
+            obs=self._stack(frames, torch.zeros_like(num_taken), self.ages[window[:, 3:4]]),
+            actions=self.actions[index].long(),
+            rewards=(taken * self.gammas[:-1] * self.rewards[steps]).sum(1),
+            next_obs=self._stack(frames, num_taken, self.ages[next_rows]),
+            discounts=self.gammas[num_taken[:, 0]] * ~(terminated & taken.bool()).any(1),
+        )
+
+    def _stack(self, frames: Tensor, start: Tensor, ages: Tensor) -> Tensor:
+        """Frames start..start+3 of each window (B, 4 + n, 882), zeros where they are older than the game."""
+        position = torch.arange(4, device=frames.device)
+        stack = frames[torch.arange(len(frames), device=frames.device)[:, None], start + position]
+        stack = stack * (3 - position <= ages)[:, :, None]
+        return stack.view(torch.uint8).view(-1, 4, 84, 84)
+
+
+# --- The maths ---
+
+
+def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
+    """`start` at step 0, `end` from step `duration` on, a line between."""
+    return end if step >= duration else start + (end - start) * step / duration
+
+
+def crossed(step: int, num_steps: int, period: int) -> int:
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
+    return (step + num_steps) // period - step // period
+
+
+def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
+    """r + discount * max_a Q'(s', a), all (B,); the discount is 0 after a termination."""
+    return rewards + discounts * next_values
+
+
+def td_loss(
+    q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool, bf16: bool
+) -> tuple[Tensor, Tensor]:
+    """Mean squared (or Huber) temporal-difference error of a batch, and the mean Q-value of its actions."""
+    with torch.no_grad():
+        next_q_values = target_network(batch.next_obs, bf16)
+        chooser = q_network(batch.next_obs, bf16) if double_q else next_q_values
+        next_values = next_q_values.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
+        target = td_target(batch.rewards, batch.discounts, next_values)
+    q_pred = q_network(batch.obs, bf16).gather(1, batch.actions[:, None]).squeeze(1)
+    loss = F.smooth_l1_loss(q_pred, target) if huber else F.mse_loss(q_pred, target)
+    return loss, q_pred.mean()
+
+
+def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    explore = rng.random(len(greedy_actions)) < epsilon
+    return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
+
+
+# --- Act, update, sync ---
+
+
+@torch.no_grad()
+def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
+    """argmax_a Q(obs, a), (N,), in float32."""
+    return q_network(obs).argmax(1)
+
+
+def make_update(
+    loss_fn: Callable[[Batch], tuple[Tensor, ...]], optimizer: torch.optim.Optimizer, rb: ReplayBuffer, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """A function from indices (B,) to metrics: sample, loss, gradient, step. It never waits for the device.
+
+    The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
+    """
+    finite = torch.ones((), device=device)
+
+    def update(index: Tensor) -> Tensor:
+        batch = Batch(*(values.to(device, non_blocking=True) for values in rb.sample(index)))
+        loss, *others = loss_fn(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        finite.mul_(torch.isfinite(loss.detach()))
+        return torch.stack([loss.detach(), *others, finite])
+
+    return update
+
+
+@torch.no_grad()
+def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
+    """Move the target network towards the online network by the share `tau`."""
+    torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
+
+
+def learner_state(q_network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All tensors that an update changes."""
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    return [*q_network.parameters(), *moments]
+
+
+def to_device(indices: np.ndarray, device: torch.device) -> Tensor:
+    """Indices on the device, in one copy that the host does not wait for."""
+    host = torch.from_numpy(indices)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
+    if metrics is None:
+        return {}
+    *values, finite = metrics.tolist()
+    if not finite:
+        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
+    return dict(zip(names, values, strict=True))
+
+
+def cuda_graph(update: Callable[[Tensor], Tensor], index: Tensor, state: Callable[[], list[Tensor]]) -> Callable:
+    """`update` captured as one CUDA graph, called with host indices shaped as `index`.
+
+    The warm-up that a capture needs would change weights and Adam's moments: `state()` lists them, and they are
+    put back in place (moments that the warm-up made, to zero).
+    """
+    before = {tensor: tensor.clone() for tensor in state()}
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            update(index)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        metrics = update(index)
+    with torch.no_grad():
+        for tensor in state():
+            tensor.copy_(before[tensor]) if tensor in before else tensor.zero_()
+
+    def replay(new_index: Tensor) -> Tensor:
+        index.copy_(new_index, non_blocking=True)
+        graph.replay()
+        return metrics
+
+    return replay
+
+
+# --- Devices and compilation ---
+
+
+def choose_device(args: Args) -> torch.device:
+    """The device that the flags ask for. Raises `config.BadInput` if it is not there."""
+    name = args.device or ("auto" if args.cuda else "cpu")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if available["cuda"] else "cpu"
+    buffer_name = name if args.buffer_device == "auto" else args.buffer_device
+    for flag, value in (("--device", name), ("--buffer-device", buffer_name)):
+        if not available[value]:
+            raise config.BadInput(flag, value, f"is not available here; use {' or '.join(d for d in available if available[d])}")
+    if args.cuda_graph and name != "cuda":
+        raise config.BadInput("--cuda-graph", "on", f"needs --device cuda, not {name}")
+    return torch.device(name)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds its compiler: C++ on the CPU, Triton on a GPU. Warns once if not."""
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX", "g++" if os.name != "nt" else "cl")
+        found, missing = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}`"
+    else:
+        found, missing = torch.utils._triton.has_triton(), "Triton"
+    if not found:
+        warnings.warn(f"torch.compile needs {missing}, which is not there: running uncompiled, slower", stacklevel=2)
+    return found
+
+
+def use_bf16(args: Args, device: torch.device) -> bool:
+    """`--bf16` where the hardware has it; elsewhere bfloat16 would be slower than float32, so warn and leave it."""
+    has_bf16 = {
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+        "cuda": torch.cuda.is_bf16_supported,
+        "mps": lambda: False,
+    }[device.type]
+    if args.bf16 and not has_bf16():
+        warnings.warn(f"--bf16: this {device.type} device has no fast bfloat16; using float32", stacklevel=2)
+    return args.bf16 and has_bf16()
+
+
+# --- The run ---
+
+
+def evaluate_network(q_network: nn.Module, args: Args, device: torch.device, tracker: Tracker, step: int) -> Evaluation:
+    """Evaluate the greedy policy of `q_network` by the flags' protocol, report it, and film a game if asked."""
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        return greedy_actions(q_network, torch.as_tensor(obs, device=device)).cpu().numpy()
+
+    protocol = (args.seed, args.eval_epsilon)
+    scores = evaluate(act, args.env_id, args.eval_episodes, *protocol, args.sticky_actions, args.eval_max_frames)
+    tracker.scalars({"eval/episodic_return": scores.mean, "eval/episodic_return_std": scores.std}, step)
+    if args.capture_video and tracker.folder is not None:
+        folder = Path("videos") / tracker.folder.name
+        record_game(act, args.env_id, folder, f"step-{step}", *protocol, args.eval_max_frames)
+    return scores
+
+
+def main(args: Args) -> Path:
+    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    check(args)
+    device = choose_device(args)
+    bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
+    args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+
+    # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
+
+    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+
+    q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
+    target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
+    target_network.load_state_dict(q_network.state_dict())
+    on_cuda = device.type == "cuda"
+    optimizer = torch.optim.Adam(
+        q_network.parameters(), lr=args.learning_rate, eps=args.adam_eps, fused=device.type != "mps", capturable=on_cuda
+    )
+    buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
+    rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
+
+    # What is compiled, and warmed up so that compilation does not count in SPS.
+    def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
+        return td_loss(q_network, target_network, batch, args.double_q, args.huber, bf16)
+
+    act = functools.partial(greedy_actions, q_network)
+    if compiled:
+        loss_fn, act = torch.compile(loss_fn, dynamic=False), torch.compile(act, dynamic=False)
+    index = torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device)
+    act(torch.as_tensor(next_obs, device=device))
+    loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))[0].backward()
+    update = make_update(loss_fn, optimizer, rb, device)
+    if args.cuda_graph:
+        update = cuda_graph(update, index, functools.partial(learner_state, q_network, optimizer))
+
+    protocol = {"learner": device.type, "compiled": compiled, "bf16": bf16, "rewards": "sign", "evaluation": "whole games"}
+    best, steps_done = -float("inf"), 0
+    with start_run(args, protocol) as tracker:
+        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
+        tracker.phase("training", args.total_timesteps)
+        for global_step in range(0, args.total_timesteps, args.num_envs):
+            # Act. FIRE after a lost life overrides the agent: learning is off-policy, the replay keeps what was played.
+            obs = torch.as_tensor(next_obs, device=device)
+            exploration_steps = args.exploration_fraction * args.total_timesteps
+            epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
+            actions = fire(epsilon_greedy(act(obs).cpu().numpy(), num_actions, epsilon, act_rng))
+
+            # Send; the games go on in their threads while the network learns from what is already stored.
+            envs.send(actions)
+            metrics = None
+            if global_step >= args.learning_starts:
+                num_updates = crossed(global_step, args.num_envs, args.train_frequency)
+                for index in to_device(rb.draw(num_updates, args.batch_size, sample_rng), buffer_device):
+                    metrics = update(index)
+                if crossed(global_step, args.num_envs, args.target_network_frequency):
+                    sync(q_network, target_network, args.tau)
+
+            # Receive and store. Rewards are learned by their sign and reported raw.
+            next_obs, rewards, terminations, truncations, infos = envs.recv()
+            resets, finished = episodes.step(rewards, infos)
+            rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
+            fire.observe(infos)
+
+            # Record. Only here is anything read from the device.
+            steps_done = global_step + args.num_envs
+            tracker.episodes(finished, steps_done)
+            if crossed(global_step, args.num_envs, LOG_FREQUENCY):
+                tracker.advance(steps_done)
+                tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
+                tracker.scalars(read_metrics(metrics, ("losses/td_loss", "losses/q_values")), steps_done)
+            if args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency):
+                scores = evaluate_network(q_network, args, device, tracker, steps_done)
+                if args.save_model and scores.mean > best:
+                    models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+                best = max(best, scores.mean)
+        envs.close()
+
+        scores = evaluate_network(q_network, args, device, tracker, steps_done)
+        if args.save_model:
+            models.save_weights(q_network.state_dict(), model_path)
+            if args.eval_frequency and scores.mean > best:
+                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+        tracker.finish({"steps": steps_done, "eval_returns": scores.returns, "eval_capped": scores.capped})
+    return tracker.folder
+
+
+if __name__ == "__main__":
+    config.run(main, Args)

@@ -1,0 +1,94 @@
+"""What is the same in every Atari script and no part of a learning rule: game names, seeds, FIRE, episodes."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+
+from cleanrl_utils.config import BadInput
+
+gym.register_envs(ale_py)
+
+MAX_FRAMES = 108_000
+"""Raw frames (60 per second, so 30 minutes) after which a game is cut, as in Mnih et al. 2015."""
+
+
+def game_settings(env_id: str) -> tuple[str, float]:
+    """ROM name and sticky-action probability of a registered id: PongNoFrameskip-v4 is `pong`, 0.0.
+
+    Raises `BadInput`, with the closest names, for an id that is no Atari game played from its screen.
+    """
+    spec = gym.registry.get(env_id)
+    if spec is None or not _is_atari(spec):
+        close = difflib.get_close_matches(env_id, [i for i, s in gym.registry.items() if _is_atari(s)], n=3)
+        hint = f"; closest: {', '.join(close)}" if close else ""
+        raise BadInput("--env-id", env_id, f"must be an Atari game like PongNoFrameskip-v4 or ALE/Pong-v5{hint}")
+    return spec.kwargs["game"], spec.kwargs["repeat_action_probability"]
+
+
+def _is_atari(spec: gym.envs.registration.EnvSpec) -> bool:
+    return "game" in spec.kwargs and spec.kwargs.get("obs_type", "rgb") == "rgb"
+
+
+def num_threads(num_envs: int) -> int:
+    """Threads that step `num_envs` games: one each, at most one per core this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_envs, cores)
+
+
+def env_seeds(seed: int, purpose: int, first: int, count: int) -> np.ndarray:
+    """Seeds (count,) of games `first`, `first + 1`, ... of one purpose (training, evaluation, ...) of a run.
+
+    Hashed, since consecutive integers would give neighbouring runs the same games; 31 bits, as the ALE takes.
+    """
+    games = range(first, first + count)
+    return np.array([np.random.SeedSequence([seed, purpose, game]).generate_state(1)[0] >> 1 for game in games])
+
+
+class FireAfterLifeLoss:
+    """Presses FIRE after a lost life in games that wait for it, as the classic wrappers do.
+
+    The rule is theirs: a game waits for FIRE if action 1 of its minimal set is FIRE.
+    """
+
+    def __init__(self, envs: AtariVectorEnv, infos: dict[str, np.ndarray]) -> None:
+        meanings = [action.name for action in envs.ale.get_action_set()]
+        self.needed = len(meanings) >= 3 and meanings[1] == "FIRE"
+        self.lives = infos["lives"]
+        self.lost = np.zeros(envs.num_envs, dtype=bool)
+
+    def __call__(self, actions: np.ndarray) -> np.ndarray:
+        """`actions` (N,), with FIRE where a life was lost in the step before."""
+        return np.where(self.lost, 1, actions) if self.needed else actions
+
+    def observe(self, infos: dict[str, np.ndarray]) -> None:
+        """Take in the infos of a step."""
+        self.lost = infos["lives"] < self.lives
+        self.lives = infos["lives"]
+
+
+class Episodes:
+    """Whole games of N environments: when they are reset, and their raw returns and lengths.
+
+    A game's end is not a termination flag (a lost life sets it too): an environment was reset in a step
+    exactly when its `episode_frame_number` fell.
+    """
+
+    def __init__(self, infos: dict[str, np.ndarray]) -> None:
+        self.frame_numbers = infos["episode_frame_number"]
+        self.returns = np.zeros(len(self.frame_numbers))
+        self.lengths = np.zeros(len(self.frame_numbers), dtype=np.int64)
+
+    def step(self, rewards: np.ndarray, infos: dict[str, np.ndarray]) -> tuple[np.ndarray, list[tuple[float, int]]]:
+        """Take in a step: `resets` (N,) bool, and (undiscounted raw return, steps) of each game that ended."""
+        resets = infos["episode_frame_number"] < self.frame_numbers
+        self.frame_numbers = infos["episode_frame_number"]
+        finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(resets)]
+        self.returns = np.where(resets, 0, self.returns + rewards)
+        self.lengths = np.where(resets, 0, self.lengths + 1)
+        return resets, finished

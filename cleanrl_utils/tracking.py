@@ -1,0 +1,167 @@
+"""Run folders, TensorBoard, Weights & Biases and the progress bar, behind one object that a loop can always call."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from cleanrl_utils.config import flags, write_json
+
+PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "gymnasium", "ale-py")
+
+
+class TensorBoard:
+    """Scalars in an event file, written without torch or tensorflow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.writer = EventFileWriter(str(folder))
+
+    def scalars(self, metrics: dict[str, float], step: int) -> None:
+        """Write all metrics at `step`."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
+        self.writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def close(self, results: dict[str, Any]) -> None:  # noqa: ARG002 - the results are in config.json
+        """Flush and close the file."""
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account."""
+
+    def __init__(self, args: Any, run_name: str) -> None:
+        import wandb  # noqa: PLC0415 - slow to import, and needed under --track only
+
+        self.run = wandb.init(
+            project=args.wandb_project_name, entity=args.wandb_entity, name=run_name, config=flags(args), save_code=True
+        )
+        # Each metric has its own step, since offline updates and online steps are different clocks.
+        self.run.define_metric("*", step_metric="global_step")
+        self.run.define_metric("charts/offline/*", step_metric="offline_step")
+
+    def scalars(self, metrics: dict[str, float], step: int) -> None:
+        """Log all metrics at `step` of their own clock."""
+        clock = "offline_step" if next(iter(metrics)).startswith("charts/offline/") else "global_step"
+        self.run.log({**metrics, clock: step})
+
+    def close(self, results: dict[str, Any]) -> None:
+        """Store the results in the run's summary and finish."""
+        self.run.summary.update(results)
+        self.run.finish()
+
+
+class Tracker:
+    """Where a loop reports: run folder, sinks for scalars, progress bar. `Tracker()` reports nowhere."""
+
+    def __init__(self, folder: Path | None = None, sinks: list[Any] | None = None, config: dict[str, Any] | None = None):
+        self.folder, self.sinks, self.config = folder, sinks or [], config or {}
+        self.started = time.time()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[rate]:,.0f}/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[latest]}"),
+            console=Console(stderr=True),
+            disable=folder is None,
+        )
+        self.task = None
+        self.bar.start()
+
+    def phase(self, name: str, total: int, unit: str = "steps") -> None:
+        """Begin a phase: a new line of the progress bar and a new clock for `rate`."""
+        if self.task is not None:
+            self.bar.stop_task(self.task)
+        self.phase_started, self.done, self.latest = time.perf_counter(), 0, ""
+        self.task = self.bar.add_task(name, total=total, unit=unit, rate=0, latest="")
+
+    def advance(self, done: int) -> None:
+        """Say how much of the phase is done."""
+        self.done = done
+        if self.task is not None:
+            self.bar.update(self.task, completed=done, rate=self.rate(), latest=self.latest)
+
+    def rate(self) -> float:
+        """Steps per second of this phase so far."""
+        return self.done / max(time.perf_counter() - self.phase_started, 1e-9)
+
+    def scalars(self, metrics: dict[str, float], step: int) -> None:
+        """Report metrics at `step`."""
+        if metrics:
+            for sink in self.sinks:
+                sink.scalars(metrics, step)
+
+    def episodes(self, finished: list[tuple[float, int]], step: int) -> None:
+        """Report games that ended: their undiscounted raw returns and their lengths in steps."""
+        for episodic_return, length in finished:
+            self.scalars({"charts/episodic_return": episodic_return, "charts/episodic_length": length}, step)
+            self.latest = f"last return {episodic_return:g}"
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Mark the run complete, with its results, and close everything."""
+        self.close(results)
+        if self.folder is not None:
+            self.config |= {"status": "complete", "results": results, "wall_time": round(time.time() - self.started, 1)}
+            write_json(self.folder / "config.json", self.config)
+
+    def close(self, results: dict[str, Any] | None = None) -> None:
+        """Close the sinks; safe to call twice."""
+        self.bar.stop()
+        while self.sinks:
+            self.sinks.pop().close(results or {})
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def start_run(args: Any, protocol: dict[str, Any]) -> Tracker:
+    """Make `runs/{env_id}__{exp_name}__{seed}__{time}` with its config.json and return the run's tracker.
+
+    To be called when all input has been accepted. `protocol` is stored with the run: what its scores mean.
+    """
+    now = int(time.time())
+    while True:  # two runs may start in the same second
+        folder = Path("runs") / f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{now}"
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            now += 1
+    config = {"status": "running", "flags": flags(args), "protocol": protocol, "versions": versions(), "commit": commit()}
+    write_json(folder / "config.json", config)
+    sinks = [TensorBoard(folder)] + ([WeightsAndBiases(args, folder.name)] if args.track else [])
+    return Tracker(folder, sinks, config)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide results."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of this checkout, with `+` where files differ from it; None outside of a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
