@@ -7,9 +7,6 @@ Read on from `main`: act, send, learn while the environments step, receive, stor
 from __future__ import annotations
 
 import functools
-import os
-import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 
 from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads
+from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, record_game, require_video
 from cleanrl_utils.tracking import Tracker, start_run
 
@@ -430,48 +428,6 @@ def cuda_graph(update: Callable[[Tensor], Tensor], index: Tensor, state: Callabl
     return replay
 
 
-# --- Devices and compilation ---
-
-
-def choose_device(args: Args) -> torch.device:
-    """The device that the flags ask for. Raises `config.BadInput` if it is not there."""
-    name = args.device or ("auto" if args.cuda else "cpu")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = "cuda" if available["cuda"] else "cpu"
-    buffer_name = name if args.buffer_device == "auto" else args.buffer_device
-    for flag, value in (("--device", name), ("--buffer-device", buffer_name)):
-        if not available[value]:
-            raise config.BadInput(flag, value, f"is not available here; use {' or '.join(d for d in available if available[d])}")
-    if args.cuda_graph and name != "cuda":
-        raise config.BadInput("--cuda-graph", "on", f"needs --device cuda, not {name}")
-    return torch.device(name)
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds its compiler: C++ on the CPU, Triton on a GPU. Warns once if not."""
-    if device.type == "cpu":
-        compiler = os.environ.get("CXX", "g++" if os.name != "nt" else "cl")
-        found, missing = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}`"
-    else:
-        found, missing = torch.utils._triton.has_triton(), "Triton"
-    if not found:
-        warnings.warn(f"torch.compile needs {missing}, which is not there: running uncompiled, slower", stacklevel=2)
-    return found
-
-
-def use_bf16(args: Args, device: torch.device) -> bool:
-    """`--bf16` where the hardware has it; elsewhere bfloat16 would be slower than float32, so warn and leave it."""
-    has_bf16 = {
-        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
-        "cuda": torch.cuda.is_bf16_supported,
-        "mps": lambda: False,
-    }[device.type]
-    if args.bf16 and not has_bf16():
-        warnings.warn(f"--bf16: this {device.type} device has no fast bfloat16; using float32", stacklevel=2)
-    return args.bf16 and has_bf16()
-
-
 # --- The run ---
 
 
@@ -493,8 +449,9 @@ def evaluate_network(q_network: nn.Module, args: Args, device: torch.device, tra
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
-    device = choose_device(args)
+    device, buffer_device = choose_devices(args)
     bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
+    keep_freed_memory()
     args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
 
     # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
@@ -512,7 +469,6 @@ def main(args: Args) -> Path:
     optimizer = torch.optim.Adam(
         q_network.parameters(), lr=args.learning_rate, eps=args.adam_eps, fused=device.type != "mps", capturable=on_cuda
     )
-    buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
     rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
 
     # What is compiled, and warmed up so that compilation does not count in SPS.
