@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads
 from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
-from cleanrl_utils.evals import Evaluation, evaluate, record_game, require_video
-from cleanrl_utils.tracking import Tracker, start_run
-
+from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.tracking import start_run
 
 LOG_FREQUENCY = 1000
 """Environment steps between readings of losses and rates: each waits for the device."""
@@ -31,6 +30,8 @@ LOG_FREQUENCY = 1000
 
 @dataclass
 class Args:
+    """Flags: the run, the environment, the algorithm."""
+
     exp_name: str = "dqn_atari"
     """name of this experiment, in the run folder and in the model file"""
     seed: int = 1
@@ -176,6 +177,7 @@ class NatureCNN(nn.Module):
         )
 
     def forward(self, obs: Tensor, bf16: bool = False) -> Tensor:
+        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
         x = (obs.float() / 255.0).contiguous(memory_format=torch.channels_last)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=bf16):
             x = self.network[:-1](x)
@@ -318,7 +320,7 @@ def crossed(step: int, num_steps: int, period: int) -> int:
 
 
 def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
-    """r + discount * max_a Q'(s', a), all (B,); the discount is 0 after a termination."""
+    """Regression target r + discount * max_a Q'(s', a), all (B,); the discount is 0 after a termination."""
     return rewards + discounts * next_values
 
 
@@ -431,19 +433,9 @@ def cuda_graph(update: Callable[[Tensor], Tensor], index: Tensor, state: Callabl
 # --- The run ---
 
 
-def evaluate_network(q_network: nn.Module, args: Args, device: torch.device, tracker: Tracker, step: int) -> Evaluation:
-    """Evaluate the greedy policy of `q_network` by the flags' protocol, report it, and film a game if asked."""
-
-    def act(obs: np.ndarray) -> np.ndarray:
-        return greedy_actions(q_network, torch.as_tensor(obs, device=device)).cpu().numpy()
-
-    protocol = (args.seed, args.eval_epsilon)
-    scores = evaluate(act, args.env_id, args.eval_episodes, *protocol, args.sticky_actions, args.eval_max_frames)
-    tracker.scalars({"eval/episodic_return": scores.mean, "eval/episodic_return_std": scores.std}, step)
-    if args.capture_video and tracker.folder is not None:
-        folder = Path("videos") / tracker.folder.name
-        record_game(act, args.env_id, folder, f"step-{step}", *protocol, args.eval_max_frames)
-    return scores
+def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy, uncompiled."""
+    return lambda obs: greedy_actions(network, torch.as_tensor(obs, device=device)).cpu().numpy()
 
 
 def main(args: Args) -> Path:
@@ -486,9 +478,24 @@ def main(args: Args) -> Path:
         update = cuda_graph(update, index, functools.partial(learner_state, q_network, optimizer))
 
     protocol = {"learner": device.type, "compiled": compiled, "bf16": bf16, "rewards": "sign", "evaluation": "whole games"}
-    best, steps_done = -float("inf"), 0
     with start_run(args, protocol) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
+        best, steps_done = -float("inf"), 0
+
+        def evaluate_network(step: int) -> Evaluation:
+            nonlocal best
+            act = player(q_network, device)
+            result = evaluate(
+                act, args.env_id, args.eval_episodes, args.seed, args.eval_epsilon, args.sticky_actions, args.eval_max_frames
+            )
+            tracker.scalars({"eval/episodic_return": result.mean}, step)
+            if args.save_model and args.eval_frequency and result.mean > best:
+                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+            best = max(best, result.mean)
+            if args.capture_video:
+                film_game(act, args, tracker.folder.name, f"step-{step}")
+            return result
+
         tracker.phase("training", args.total_timesteps)
         for global_step in range(0, args.total_timesteps, args.num_envs):
             # Act. FIRE after a lost life overrides the agent: learning is off-policy, the replay keeps what was played.
@@ -516,23 +523,18 @@ def main(args: Args) -> Path:
             # Record. Only here is anything read from the device.
             steps_done = global_step + args.num_envs
             tracker.episodes(finished, steps_done)
+            tracker.advance(steps_done)
             if crossed(global_step, args.num_envs, LOG_FREQUENCY):
-                tracker.advance(steps_done)
                 tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
                 tracker.scalars(read_metrics(metrics, ("losses/td_loss", "losses/q_values")), steps_done)
             if args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency):
-                scores = evaluate_network(q_network, args, device, tracker, steps_done)
-                if args.save_model and scores.mean > best:
-                    models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
-                best = max(best, scores.mean)
+                evaluate_network(steps_done)
         envs.close()
 
-        scores = evaluate_network(q_network, args, device, tracker, steps_done)
+        scores = {"agent": evaluate_network(steps_done)}
         if args.save_model:
             models.save_weights(q_network.state_dict(), model_path)
-            if args.eval_frequency and scores.mean > best:
-                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
-        tracker.finish({"steps": steps_done, "eval_returns": scores.returns, "eval_capped": scores.capped})
+        tracker.finish({"steps": steps_done}, scores)
     return tracker.folder
 
 

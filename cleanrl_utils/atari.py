@@ -31,6 +31,13 @@ def game_settings(env_id: str) -> tuple[str, float]:
     return spec.kwargs["game"], spec.kwargs["repeat_action_probability"]
 
 
+def count_actions(env_id: str) -> int:
+    """Size of the game's minimal action set."""
+    envs = AtariVectorEnv(game_settings(env_id)[0], 1, num_threads=1)
+    envs.close()
+    return int(envs.single_action_space.n)
+
+
 def _is_atari(spec: gym.envs.registration.EnvSpec) -> bool:
     return "game" in spec.kwargs and spec.kwargs.get("obs_type", "rgb") == "rgb"
 

@@ -108,10 +108,10 @@ def require_positive(args: Any, *fields: str) -> None:
 
 
 def require_not_negative(args: Any, *fields: str) -> None:
-    """Raise `BadInput` unless every field is a finite number of 0 or more."""
+    """Raise `BadInput` unless every field is a finite number of 0 or more; None passes."""
     for field in fields:
         value = getattr(args, field)
-        if not (math.isfinite(value) and value >= 0):
+        if value is not None and not (math.isfinite(value) and value >= 0):
             raise BadInput(flag(field), value, "must be 0 or more")
 
 

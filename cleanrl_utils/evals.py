@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl_utils.atari import MAX_FRAMES, FireAfterLifeLoss, env_seeds, game_settings, num_threads
@@ -86,28 +88,33 @@ def evaluate(
     return Evaluation(returns.tolist(), lengths.tolist(), int(cut.sum()))
 
 
-def record_game(
-    act: Act, env_id: str, folder: Path, name: str, seed: int, epsilon: float, max_frames: int = MAX_FRAMES
-) -> Path:
-    """Play one more game, in the first evaluation game's seed, and write its screen to `folder/name-episode-0.mp4`.
+def film_game(act: Act, args: Any, run_name: str, name: str) -> Path:
+    """Play one more game by the flags' protocol and write its screen to `videos/{run_name}/{name}-episode-0.mp4`.
 
-    The vector environment has no screen, so this is a single environment under Gymnasium's wrappers; they draw
-    their no-ops from another generator, so the game differs from the evaluation's first. Needs the extra `video`.
+    The vector environment has no screen, so this is a single environment under Gymnasium's wrappers, seeded as the
+    evaluation's first game; they draw their no-ops from another generator, so the game is another one.
     """
-    import gymnasium as gym  # noqa: PLC0415 - with cv2 and moviepy below, needed under --capture-video only
+    import gymnasium as gym  # noqa: PLC0415 - its wrappers import cv2 and moviepy, needed under --capture-video only
 
-    require_video()
-    game, _ = game_settings(env_id)
-    env = gym.make(env_id, frameskip=1, render_mode="rgb_array", max_num_frames_per_episode=max_frames)
+    game, sticky = game_settings(args.env_id)
+    env = AtariEnv(
+        game,
+        frameskip=1,
+        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
+        full_action_space=False,
+        max_num_frames_per_episode=args.eval_max_frames,
+        render_mode="rgb_array",
+    )
+    folder = Path("videos") / run_name
     env = gym.wrappers.RecordVideo(env, str(folder), name_prefix=name, episode_trigger=lambda _: True, disable_logger=True)
     env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
-    rng = np.random.default_rng([seed, PURPOSE, 0])
+    rng = np.random.default_rng([args.seed, PURPOSE, 0])
     waits_for_fire = env.unwrapped.get_action_meanings()[1:2] == ["FIRE"]
-    obs, info = env.reset(seed=int(env_seeds(seed, PURPOSE, 0, 1)[0]))
+    obs, info = env.reset(seed=int(env_seeds(args.seed, PURPOSE, 0, 1)[0]))
     press_fire, done = waits_for_fire, False
     while not done:
-        action = rng.integers(env.action_space.n) if rng.random() < epsilon else act(obs[None])[0]
+        action = rng.integers(env.action_space.n) if rng.random() < args.eval_epsilon else act(obs[None])[0]
         lives = info["lives"]
         obs, _, terminated, truncated, info = env.step(1 if press_fire else int(action))
         press_fire = waits_for_fire and info["lives"] < lives

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cleanrl_utils.config import BadInput
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +18,37 @@ ZOO = Path(__file__).parent / "zoo"
 
 class ModelError(Exception):
     """A model file that is missing or unusable; the text says what to do."""
+
+
+@contextlib.contextmanager
+def explained(flag: str, source: str) -> Iterator[None]:
+    """Turn failures to fetch or load the model at `source` into `BadInput`, each with what to do."""
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    try:
+        yield
+    except ModelError as error:
+        raise BadInput(flag, source, str(error)) from None
+    # Most specific first: gated is a kind of missing repository, a missing cache entry a kind of missing entry.
+    except errors.GatedRepoError:
+        text = "is gated: accept its terms on the Hub, then `hf auth login`"
+    except errors.RepositoryNotFoundError:
+        text = "is no public repository on the Hub and no local folder; for a private one, `hf auth login` first"
+    except errors.RevisionNotFoundError:
+        text = "has no such revision; see its branches and tags on the Hub"
+    except errors.LocalEntryNotFoundError:
+        text = "is not in the local cache, and the Hub cannot be reached; give a local folder, or try again online"
+    except errors.EntryNotFoundError:
+        text = "does not hold the model's file; its name comes from --teacher-model-exp-name"
+    except errors.OfflineModeIsEnabled:
+        text = "is not in the local cache, and HF_HUB_OFFLINE is set; give a local folder, or unset it"
+    except errors.HFValidationError:
+        text = "is neither a local folder nor a repository name like cleanrl/PongNoFrameskip-v4-dqn_atari-seed1"
+    except (errors.HfHubHTTPError, OSError) as error:
+        text = f"cannot be fetched ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    else:
+        return
+    raise BadInput(flag, source, text)
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -31,6 +66,8 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
     import torch  # noqa: PLC0415
 
+    if not path.is_file():
+        raise ModelError(f"there is no file {path.name} in {path.parent}")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import platform
 import subprocess
@@ -11,11 +13,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from cleanrl_utils.config import flags, write_json
+from cleanrl_utils.evals import Evaluation
 
 PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "gymnasium", "ale-py")
 
@@ -108,12 +112,20 @@ class Tracker:
             self.scalars({"charts/episodic_return": episodic_return, "charts/episodic_length": length}, step)
             self.latest = f"last return {episodic_return:g}"
 
-    def finish(self, results: dict[str, Any]) -> None:
-        """Mark the run complete, with its results, and close everything."""
-        self.close(results)
-        if self.folder is not None:
-            self.config |= {"status": "complete", "results": results, "wall_time": round(time.time() - self.started, 1)}
-            write_json(self.folder / "config.json", self.config)
+    def finish(self, results: dict[str, Any], scores: dict[str, Evaluation]) -> None:
+        """Mark the run complete, with its results and scores, close everything and show the scores."""
+        results |= {"wall_time": round(time.time() - self.started, 1)}
+        self.close(results | {f"score/{name}": score.mean for name, score in scores.items()})
+        if self.folder is None:
+            return
+        evaluations = {name: dataclasses.asdict(score) for name, score in scores.items()}
+        write_json(
+            self.folder / "config.json", self.config | {"status": "complete"} | results | {"evaluations": evaluations}
+        )
+        table = Table("", "return", "games", "cut")
+        for name, score in scores.items():
+            table.add_row(name, str(score), str(len(score.returns)), str(score.capped))
+        self.bar.console.print(table, f"run folder: {self.folder}", sep="\n", soft_wrap=True)
 
     def close(self, results: dict[str, Any] | None = None) -> None:
         """Close the sinks; safe to call twice."""
@@ -145,6 +157,11 @@ def start_run(args: Any, protocol: dict[str, Any]) -> Tracker:
     write_json(folder / "config.json", config)
     sinks = [TensorBoard(folder)] + ([WeightsAndBiases(args, folder.name)] if args.track else [])
     return Tracker(folder, sinks, config)
+
+
+def working(text: str) -> contextlib.AbstractContextManager:
+    """A spinner with `text` for what happens before a run has a progress bar."""
+    return Console(stderr=True).status(text)
 
 
 def versions() -> dict[str, str]:

@@ -40,7 +40,9 @@ def test_every_drawable_transition_equals_the_obvious_one(
     if not allowed:
         assert indices.shape == (0, 10)
         return
-    drawn = {((len(games.steps) - 1 - (rb.head - 1 - i // num_envs) % num_rows), i % num_envs) for i in indices.flatten().tolist()}
+    drawn = {
+        ((len(games.steps) - 1 - (rb.head - 1 - i // num_envs) % num_rows), i % num_envs) for i in indices.flatten().tolist()
+    }
     assert drawn <= allowed
 
     wanted = sorted(allowed)

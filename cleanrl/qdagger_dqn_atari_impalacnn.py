@@ -1,0 +1,835 @@
+"""QDagger on Atari (Agarwal et al. 2022, https://arxiv.org/abs/2206.01626): a student that starts from a teacher.
+
+Twin in JAX: qdagger_dqn_atari_jax_impalacnn.py. Documentation: docs/rl-algorithms/qdagger.md.
+Read on from `main`: evaluate the teacher, collect with it, train a student offline on TD loss + distillation,
+then go on online while the distillation fades. Each is the loop of dqn_atari.py with one thing changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ale_py.vector_env import AtariVectorEnv
+from huggingface_hub import hf_hub_download
+from torch import Tensor, nn
+
+from cleanrl_utils import config, models
+from cleanrl_utils.atari import (
+    MAX_FRAMES,
+    Episodes,
+    FireAfterLifeLoss,
+    count_actions,
+    env_seeds,
+    game_settings,
+    num_threads,
+)
+from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
+from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.tracking import Tracker, start_run, working
+
+LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100
+"""Environment steps, and offline updates, between readings of losses and rates: each waits for the device."""
+
+
+@dataclass
+class Args:
+    """Flags: the run, the environment, the algorithm."""
+
+    exp_name: str = "qdagger_dqn_atari_impalacnn"
+    """name of this experiment, in the run folder and in the model file"""
+    seed: int = 1
+    """seed of the run: environments, exploration, sampling, weights"""
+    torch_deterministic: bool = True
+    """ask torch for deterministic kernels"""
+    cuda: bool = True
+    """use CUDA where there is a GPU; `--no-cuda` is `--device cpu`"""
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """where networks live; wins over `--cuda`; auto: CUDA if there is one, else the CPU"""
+    buffer_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """where the replay buffer lives; auto: with the networks"""
+    compile: bool = True
+    """compile update and act with torch.compile, where a compiler exists"""
+    cuda_graph: bool = False
+    """replay each update as one CUDA graph (CUDA only)"""
+    bf16: bool = False
+    """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb_project_name: str = "cleanRL"
+    """project on Weights & Biases"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+    capture_video: bool = False
+    """record a game at each evaluation to videos/{run_name}; needs the extra `video`"""
+    save_model: bool = False
+    """write {exp_name}.cleanrl_model, {exp_name}-offline.cleanrl_model and, at each best online evaluation,
+    {exp_name}-best.cleanrl_model to the run folder"""
+    upload_model: bool = False
+    """push the saved model to the Hugging Face Hub"""
+    hf_entity: str = ""
+    """user or organization on the Hugging Face Hub"""
+    config: str | None = None
+    """YAML file of flags, under those given on the command line"""
+
+    env_id: str = "BreakoutNoFrameskip-v4"
+    """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
+    num_envs: int = 8
+    """games played side by side; the ratio of updates to steps does not depend on it"""
+    sticky_actions: float | None = None
+    """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
+    life_loss: bool = True
+    """a lost life ends the return (the game goes on)"""
+    eval_frequency: int = 0
+    """environment steps between evaluations; 0: at the end only"""
+    eval_episodes: int = 10
+    """whole games per evaluation"""
+    eval_epsilon: float = 0.01
+    """exploration rate in evaluation"""
+    eval_max_frames: int = MAX_FRAMES
+    """raw frames after which an evaluation game is cut (60 per second)"""
+
+    teacher_policy_hf_repo: str | None = None
+    """teacher: a Hugging Face Hub repository or a local folder of that layout; default: the model in the box for
+    this game, else cleanrl/{env_id}-{teacher_model_exp_name}-seed1"""
+    teacher_revision: str | None = None
+    """branch, tag or commit of that repository"""
+    teacher_model_exp_name: str = "dqn_atari"
+    """the teacher's file is {teacher_model_exp_name}.cleanrl_model"""
+    teacher_eval_episodes: int = 10
+    """whole games that measure the teacher, and as many a random player"""
+    teacher_steps: int = 500_000
+    """environment steps that the teacher plays to fill its buffer"""
+    teacher_start_e: float = 1.0
+    """the teacher's exploration rate at the start of its buffer"""
+    teacher_end_e: float = 0.01
+    """the teacher's exploration rate at the end of its buffer; a line between"""
+    offline_steps: int = 500_000
+    """updates on the teacher's buffer (paper: 1M)"""
+    offline_target_network_frequency: int = 1000
+    """offline updates between target syncs (paper: 2,000)"""
+    offline_eval_frequency: int = 100_000
+    """offline updates between evaluations; 0: at the end of the phase only"""
+    temperature: float = 1.0
+    """temperature of teacher and student in the distillation loss (paper: 0.1)"""
+    distill_coefficient: float = 1.0
+    """weight of the distillation loss, lambda0, before it fades (paper: 3)"""
+    distill_decay_steps: int = 1_500_000
+    """online steps after which the distillation is off for good, t0 (paper: 1.5M)"""
+    student: Literal["impala256", "impala512", "nature"] = "impala256"
+    """student network: IMPALA CNN with 256 or 512 hidden units, or the Nature CNN (paper: nature)"""
+
+    total_timesteps: int = 10_000_000
+    """online environment steps over all environments; frames are 4 times that (paper: 2.5M)"""
+    learning_rate: float = 1e-4
+    """learning rate of Adam (paper: 1e-4)"""
+    learning_rate_end: float | None = None
+    """learning rate when the distillation has faded; between, in step with it (paper: 1e-5); default: no decay"""
+    offline_learning_rate_end: float | None = None
+    """learning rate at the end of the offline phase, on a line from learning-rate (paper: no decay); default: none"""
+    adam_eps: float = 1e-8
+    """epsilon of Adam (paper: 1.5e-4)"""
+    buffer_size: int = 1_000_000
+    """transitions in the online replay buffer, 7.1 kB each"""
+    gamma: float = 0.99
+    """discount per step"""
+    tau: float = 1.0
+    """share of the online network that a target sync takes over (1: hard sync)"""
+    target_network_frequency: int = 1000
+    """online environment steps between target syncs (paper: 8,000)"""
+    batch_size: int = 32
+    """transitions per update"""
+    start_e: float = 1.0
+    """exploration rate at the start"""
+    end_e: float = 0.01
+    """exploration rate at the end (paper: 0.01)"""
+    exploration_fraction: float = 0.10
+    """share of total-timesteps over which epsilon falls from start-e to end-e; the clock starts offline-steps ahead"""
+    learning_starts: int = 80_000
+    """transitions in the online buffer before the first online update (paper: 20,000)"""
+    train_frequency: int = 4
+    """environment steps per update"""
+    n_step: int = 1
+    """rewards summed before bootstrapping (paper: 3)"""
+    double_q: bool = False
+    """the online network chooses the next action, the target network values it (paper: off)"""
+    huber: bool = False
+    """Huber loss (delta 1) in place of the squared error (paper: Huber)"""
+
+
+def check(args: Args) -> None:
+    """Raise `config.BadInput` for a flag out of range."""
+    config.require_positive(
+        args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
+        "target_network_frequency", "batch_size", "train_frequency", "n_step", "teacher_eval_episodes", "teacher_steps",
+        "offline_steps", "offline_target_network_frequency", "temperature",
+    )  # fmt: skip
+    config.require_not_negative(
+        args, "seed", "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
+        "distill_decay_steps", "learning_rate_end", "offline_learning_rate_end",
+    )  # fmt: skip
+    config.require_probability(
+        args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions",
+        "teacher_start_e", "teacher_end_e",
+    )  # fmt: skip
+    game_settings(args.env_id)
+    if args.capture_video:
+        require_video()
+
+
+# --- Environments ---
+
+
+def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+
+    Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
+    game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
+    """
+    game, sticky = game_settings(args.env_id)
+    envs = AtariVectorEnv(
+        game,
+        args.num_envs,
+        num_threads=num_threads(args.num_envs),
+        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
+        life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
+        reward_clipping=False,
+    )
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    return envs, obs, infos
+
+
+# --- Networks ---
+
+
+class NatureCNN(nn.Module):
+    """Q-network of Mnih et al. 2015: (B, 4, 84, 84) uint8 to (B, num_actions) float32."""
+
+    def __init__(self, num_actions: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(4, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(3136, 512),
+            nn.ReLU(),
+            nn.Linear(512, num_actions),
+        )
+
+    def forward(self, obs: Tensor, bf16: bool = False) -> Tensor:
+        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        x = (obs.float() / 255.0).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=bf16):
+            x = self.network[:-1](x)
+        return self.network[-1](x.float())  # float32: bfloat16's step near 1 is as large as Pong's action gaps
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), (B, channels, H, W) to the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        return x + self.conv1(F.relu(self.conv0(F.relu(x))))
+
+
+class ConvSequence(nn.Module):
+    """Convolution, max-pool and two residual blocks: (B, C, H, W) to (B, out_channels, ceil(H/2), ceil(W/2))."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.res_block0 = ResidualBlock(out_channels)
+        self.res_block1 = ResidualBlock(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        x = F.max_pool2d(self.conv(x), 3, stride=2, padding=1)
+        return self.res_block1(self.res_block0(x))
+
+
+class ImpalaCNN(nn.Module):
+    """Q-network on the IMPALA CNN (Espeholt et al. 2018): (B, 4, 84, 84) uint8 to (B, num_actions) float32."""
+
+    def __init__(self, num_actions: int, hidden_units: int = 256) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            ConvSequence(4, 16),
+            ConvSequence(16, 32),
+            ConvSequence(32, 32),
+            nn.Flatten(),
+            nn.ReLU(),
+            nn.Linear(3872, hidden_units),
+            nn.ReLU(),
+            nn.Linear(hidden_units, num_actions),
+        )
+
+    def forward(self, obs: Tensor, bf16: bool = False) -> Tensor:
+        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        x = (obs.float() / 255.0).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=bf16):
+            x = self.network[:-1](x)
+        return self.network[-1](x.float())  # float32: bfloat16's step near 1 is as large as Pong's action gaps
+
+
+STUDENTS = {"impala256": ImpalaCNN, "impala512": functools.partial(ImpalaCNN, hidden_units=512), "nature": NatureCNN}
+
+
+def load_teacher(args: Args, num_actions: int) -> tuple[NatureCNN, str]:
+    """The teacher and where it is from: a local folder, the Hub, or the model in the box for the flags' game.
+
+    Raises `config.BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
+    """
+    filename = f"{args.teacher_model_exp_name}.cleanrl_model"
+    game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", args.env_id.removeprefix("ALE/"))
+    name = f"{game}NoFrameskip-v4-{args.teacher_model_exp_name}-seed1"
+    source = args.teacher_policy_hf_repo
+    if source is None:
+        source = str(models.ZOO / name) if (models.ZOO / name / filename).exists() else f"cleanrl/{name}"
+    teacher_network = NatureCNN(num_actions)
+    with models.explained("--teacher-policy-hf-repo", source):
+        if Path(source).is_dir():
+            path = Path(source) / filename
+        else:
+            path = Path(hf_hub_download(source, filename, revision=args.teacher_revision))
+        models.load_into(teacher_network, path)  # weights only: nothing in the file is run
+    return teacher_network, source
+
+
+# --- Replay buffer ---
+
+
+class Batch(NamedTuple):
+    """Transitions: observations (B, 4, 84, 84) uint8, the rest (B,)."""
+
+    obs: Tensor
+    actions: Tensor
+    rewards: Tensor
+    """sum of the discounted rewards of the steps really taken, up to n"""
+    next_obs: Tensor
+    discounts: Tensor
+    """gamma to the power of those steps, 0 after a termination"""
+
+
+class ReplayBuffer:
+    """Transitions of N environments, kept as time-major rings of single frames (7.06 kB per transition).
+
+    Row t holds, per environment, the newest frame of the observation that the action was chosen on, and what
+    that step brought. As the step after a game's end resets, the observation after row t is always row t+1, also
+    after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
+    """
+
+    def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
+        self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
+        if self.num_rows < self.min_rows(n_step):
+            raise ValueError(f"{size} transitions are too few for {num_envs} environments")
+        rows = self.num_rows * num_envs
+        # 8 pixels in an int64: single bytes gather slowly.
+        self.frames = torch.zeros(rows, 84 * 84 // 8, dtype=torch.int64, device=device)
+        self.actions = torch.zeros(rows, dtype=torch.uint8, device=device)
+        self.rewards = torch.zeros(rows, dtype=torch.float32, device=device)
+        self.terminations = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.truncations = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.ages = torch.zeros(rows, dtype=torch.uint8, device=device)  # frames since the reset, 3 at most
+        self.valid = np.zeros((self.num_rows, num_envs), dtype=bool)  # False: a reset, no transition starts here
+
+        self.window = torch.arange(-3, n_step + 1, device=device)
+        self.gammas = gamma ** torch.arange(n_step + 1, device=device, dtype=torch.float32)
+        self.head = self.num_stored = self.num_valid = 0
+        self.age = np.zeros(num_envs, dtype=np.uint8)
+
+    @staticmethod
+    def min_rows(n_step: int) -> int:
+        """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
+        return n_step + 4
+
+    def add(
+        self,
+        obs: Tensor,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        resets: np.ndarray,
+    ) -> None:
+        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        row = slice(self.head * self.num_envs, (self.head + 1) * self.num_envs)
+        self.frames[row] = obs[:, -1].reshape(self.num_envs, -1).view(torch.int64)
+        for ring, values in (
+            (self.actions, actions),
+            (self.rewards, rewards),
+            (self.terminations, terminations),
+            (self.truncations, truncations),
+            (self.ages, self.age),
+        ):
+            ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
+        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~resets
+        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.head = (self.head + 1) % self.num_rows
+        self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+
+        A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
+        before it: the oldest rows would build their stacks from the newest frames.
+        """
+        full = self.num_stored == self.num_rows
+        oldest = self.head if full else 0
+        first, last = (3 if full else 0), self.num_stored - self.n_step  # in rows since the oldest
+        fringe = [*range(first), *range(max(last, first), self.num_stored)]
+        if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
+            return np.zeros((0, batch_size), dtype=np.int64)
+        rows = np.empty(num_batches * batch_size, dtype=np.int64)
+        envs = np.empty_like(rows)
+        todo = np.arange(rows.size)
+        while todo.size:
+            rows[todo] = (oldest + rng.integers(first, last, todo.size)) % self.num_rows
+            envs[todo] = rng.integers(self.num_envs, size=todo.size)
+            todo = todo[~self.valid[rows[todo], envs[todo]]]
+        return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
+
+    def sample(self, index: Tensor) -> Batch:
+        """The transitions at `index` (B,). Holds no state and reads no size, so that a graph can replay it."""
+        rows, envs = index[:, None] // self.num_envs, index[:, None] % self.num_envs
+        window = (rows + self.window) % self.num_rows * self.num_envs + envs  # (B, 4 + n): rows t-3 .. t+n
+        frames = self.frames.index_select(0, window.flatten()).view(*window.shape, -1)
+
+        steps = window[:, 3:-1]  # (B, n): rows t .. t+n-1
+        terminated = self.terminations[steps]
+        going_on = (~(terminated | self.truncations[steps])).cumprod(1)
+        taken = torch.cat([torch.ones_like(going_on[:, :1]), going_on[:, :-1]], 1)  # 1 up to the first end
+        num_taken = taken.sum(1, keepdim=True)  # 1 .. n
+        next_rows = window.gather(1, num_taken + 3)
+        return Batch(
+            obs=self._stack(frames, torch.zeros_like(num_taken), self.ages[window[:, 3:4]]),
+            actions=self.actions[index].long(),
+            rewards=(taken * self.gammas[:-1] * self.rewards[steps]).sum(1),
+            next_obs=self._stack(frames, num_taken, self.ages[next_rows]),
+            discounts=self.gammas[num_taken[:, 0]] * ~(terminated & taken.bool()).any(1),
+        )
+
+    def _stack(self, frames: Tensor, start: Tensor, ages: Tensor) -> Tensor:
+        """Frames start..start+3 of each window (B, 4 + n, 882), zeros where they are older than the game."""
+        position = torch.arange(4, device=frames.device)
+        stack = frames[torch.arange(len(frames), device=frames.device)[:, None], start + position]
+        stack = stack * (3 - position <= ages)[:, :, None]
+        return stack.view(torch.uint8).view(-1, 4, 84, 84)
+
+
+# --- The maths ---
+
+
+def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
+    """`start` at step 0, `end` from step `duration` on, a line between."""
+    return end if step >= duration else start + (end - start) * step / duration
+
+
+def crossed(step: int, num_steps: int, period: int) -> int:
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
+    return (step + num_steps) // period - step // period
+
+
+def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
+    """Regression target r + discount * max_a Q'(s', a), all (B,); the discount is 0 after a termination."""
+    return rewards + discounts * next_values
+
+
+def distillation_loss(q_values: Tensor, teacher_q_values: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(Q_T / tau) || softmax(Q_S / tau)) of (B, A) values, averaged over the batch; no factor tau^2."""
+    student = F.log_softmax(q_values / temperature, dim=1)
+    teacher = F.log_softmax(teacher_q_values / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def fading(returns: Sequence[float], teacher_return: float, random_return: float, step: int, decay_steps: int) -> float:
+    """How much of the distillation is left, d in [0, 1], by the returns of the student's latest games.
+
+    1 - (G_S - random) / (G_T - random), clipped: 1 for a random student, 0 for one as good as its teacher. 1 until
+    ten games have ended, 0 from `decay_steps` on.
+    """
+    # Differs from the paper: G_S is the mean of the latest ten training games, not of evaluation games.
+    if step >= decay_steps:
+        return 0.0
+    if len(returns) < 10:
+        return 1.0
+    latest = float(np.mean(list(returns)[-10:]))
+    return float(np.clip(1 - (latest - random_return) / (teacher_return - random_return), 0, 1))
+
+
+def qdagger_loss(
+    q_network: nn.Module,
+    target_network: nn.Module,
+    teacher_network: nn.Module,
+    batch: Batch,
+    coefficient: Tensor,
+    args: Args,
+    bf16: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """TD loss + coefficient * distillation loss of a batch; then TD loss, distillation loss, mean Q-value."""
+    with torch.no_grad():
+        next_q_values = target_network(batch.next_obs, bf16)
+        chooser = q_network(batch.next_obs, bf16) if args.double_q else next_q_values
+        next_values = next_q_values.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
+        target = td_target(batch.rewards, batch.discounts, next_values)
+        teacher_q_values = teacher_network(batch.obs)
+    q_values = q_network(batch.obs, bf16)
+    q_pred = q_values.gather(1, batch.actions[:, None]).squeeze(1)
+    q_loss = F.smooth_l1_loss(q_pred, target) if args.huber else F.mse_loss(q_pred, target)
+    distill_loss = distillation_loss(q_values, teacher_q_values, args.temperature)
+    return q_loss + coefficient * distill_loss, q_loss.detach(), distill_loss.detach(), q_pred.detach().mean()
+
+
+def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    explore = rng.random(len(greedy_actions)) < epsilon
+    return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
+
+
+# --- Act, update, sync ---
+
+
+@torch.no_grad()
+def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
+    """argmax_a Q(obs, a), (N,), in float32."""
+    return q_network(obs).argmax(1)
+
+
+def make_update(
+    loss_fn: Callable[[Batch], tuple[Tensor, ...]], optimizer: torch.optim.Optimizer, rb: ReplayBuffer, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """A function from indices (B,) to metrics: sample, loss, gradient, step. It never waits for the device.
+
+    The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
+    """
+    finite = torch.ones((), device=device)
+
+    def update(index: Tensor) -> Tensor:
+        batch = Batch(*(values.to(device, non_blocking=True) for values in rb.sample(index)))
+        loss, *others = loss_fn(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        finite.mul_(torch.isfinite(loss.detach()))
+        return torch.stack([loss.detach(), *others, finite])
+
+    return update
+
+
+@torch.no_grad()
+def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
+    """Move the target network towards the online network by the share `tau`."""
+    torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
+
+
+def learner_state(q_network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All tensors that an update changes."""
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    return [*q_network.parameters(), *moments]
+
+
+def to_device(indices: np.ndarray, device: torch.device) -> Tensor:
+    """Indices on the device, in one copy that the host does not wait for."""
+    host = torch.from_numpy(indices)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
+    if metrics is None:
+        return {}
+    *values, finite = metrics.tolist()
+    if not finite:
+        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
+    return dict(zip(names, values, strict=True))
+
+
+def cuda_graph(update: Callable[[Tensor], Tensor], index: Tensor, state: Callable[[], list[Tensor]]) -> Callable:
+    """`update` captured as one CUDA graph, called with host indices shaped as `index`.
+
+    The warm-up that a capture needs would change weights and Adam's moments: `state()` lists them, and they are
+    put back in place (moments that the warm-up made, to zero).
+    """
+    before = {tensor: tensor.clone() for tensor in state()}
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            update(index)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        metrics = update(index)
+    with torch.no_grad():
+        for tensor in state():
+            tensor.copy_(before[tensor]) if tensor in before else tensor.zero_()
+
+    def replay(new_index: Tensor) -> Tensor:
+        index.copy_(new_index, non_blocking=True)
+        graph.replay()
+        return metrics
+
+    return replay
+
+
+# --- The run ---
+
+
+class Learner(NamedTuple):
+    """What is trained, and the two numbers that the phases set: tensors, so that compiled code sees them change."""
+
+    q_network: nn.Module
+    target_network: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_fn: Callable[[Batch], tuple[Tensor, ...]]
+    coefficient: Tensor
+    device: torch.device
+
+    def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
+        """The update on batches from `rb`, as a CUDA graph if asked."""
+        update = make_update(self.loss_fn, self.optimizer, rb, self.device)
+        if not args.cuda_graph:
+            return update
+        index = torch.zeros(args.batch_size, dtype=torch.int64, device=self.device)
+        return cuda_graph(update, index, functools.partial(learner_state, self.q_network, self.optimizer))
+
+    def set_rates(self, coefficient: float, learning_rate: float) -> None:
+        """Set the distillation coefficient and Adam's learning rate, in place."""
+        self.coefficient.fill_(coefficient)
+        self.optimizer.param_groups[0]["lr"].fill_(learning_rate)
+
+
+def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy, uncompiled."""
+    return lambda obs: greedy_actions(network, torch.as_tensor(obs, device=device)).cpu().numpy()
+
+
+def collect(act: Callable[[Tensor], Tensor], args: Args, rb: ReplayBuffer, device: torch.device, tracker: Tracker) -> None:
+    """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
+    act_rng = np.random.default_rng([args.seed, 1])
+    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    tracker.phase("teacher's data", args.teacher_steps)
+    for step in range(0, args.teacher_steps, args.num_envs):
+        obs = torch.as_tensor(next_obs, device=device)
+        epsilon = linear_schedule(args.teacher_start_e, args.teacher_end_e, args.teacher_steps, step)
+        actions = fire(epsilon_greedy(act(obs).cpu().numpy(), num_actions, epsilon, act_rng))
+        envs.send(actions)
+
+        next_obs, rewards, terminations, truncations, infos = envs.recv()
+        resets, _ = episodes.step(rewards, infos)
+        rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
+        fire.observe(infos)
+
+        tracker.advance(step + args.num_envs)
+    envs.close()
+
+
+def train_offline(
+    learner: Learner, args: Args, rb: ReplayBuffer, tracker: Tracker, evaluate_student: Callable[[int], None]
+) -> None:
+    """Train on the teacher's buffer: the loop without environments. A step is an update; the distillation stays whole."""
+    sample_rng = np.random.default_rng([args.seed, 2])
+    update = learner.updater(rb, args)
+    lr_end = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
+    tracker.phase("offline training", args.offline_steps, "updates")
+    for step in range(args.offline_steps):
+        learner.set_rates(args.distill_coefficient, linear_schedule(args.learning_rate, lr_end, args.offline_steps, step))
+        metrics = None
+        for index in to_device(rb.draw(1, args.batch_size, sample_rng), rb.frames.device):
+            metrics = update(index)
+        if crossed(step, 1, args.offline_target_network_frequency):
+            sync(learner.q_network, learner.target_network, args.tau)
+
+        if crossed(step, 1, OFFLINE_LOG_FREQUENCY):
+            tracker.advance(step + 1)
+            names = ("loss", "q_loss", "distill_loss", "q_values")
+            tracker.scalars(read_metrics(metrics, tuple(f"charts/offline/{name}" for name in names)), step + 1)
+        if args.offline_eval_frequency and crossed(step, 1, args.offline_eval_frequency) and step + 1 < args.offline_steps:
+            evaluate_student(step + 1)
+    tracker.advance(args.offline_steps)
+
+
+def train_online(
+    learner: Learner,
+    act: Callable[[Tensor], Tensor],
+    args: Args,
+    rb: ReplayBuffer,
+    baselines: tuple[float, float],
+    tracker: Tracker,
+    evaluate_student: Callable[[int], None],
+) -> int:
+    """Go on online: the loop of dqn_atari.py, with a distillation that fades as the student nears its teacher.
+
+    `baselines` are the returns of the teacher and of a random player. Returns the number of steps done.
+    """
+    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (3, 4))
+    update = learner.updater(rb, args)
+    envs, next_obs, infos = make_envs(args, seed_purpose=5)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    returns: deque[float] = deque(maxlen=10)
+    lr_end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
+    steps_done = 0
+    tracker.phase("online training", args.total_timesteps)
+    for global_step in range(0, args.total_timesteps, args.num_envs):
+        # Act. FIRE after a lost life overrides the agent: learning is off-policy, the replay keeps what was played.
+        # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
+        obs = torch.as_tensor(next_obs, device=learner.device)
+        exploration_steps = args.exploration_fraction * args.total_timesteps
+        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + global_step)
+        actions = fire(epsilon_greedy(act(obs).cpu().numpy(), num_actions, epsilon, act_rng))
+
+        # Send; the games go on in their threads while the network learns from what is already stored.
+        envs.send(actions)
+        metrics = None
+        left = fading(returns, *baselines, global_step, args.distill_decay_steps)
+        if rb.num_valid >= args.learning_starts:
+            learner.set_rates(args.distill_coefficient * left, lr_end + (args.learning_rate - lr_end) * left)
+            num_updates = crossed(global_step, args.num_envs, args.train_frequency)
+            for index in to_device(rb.draw(num_updates, args.batch_size, sample_rng), rb.frames.device):
+                metrics = update(index)
+            if crossed(global_step, args.num_envs, args.target_network_frequency):
+                sync(learner.q_network, learner.target_network, args.tau)
+
+        # Receive and store. Rewards are learned by their sign and reported raw.
+        next_obs, rewards, terminations, truncations, infos = envs.recv()
+        resets, finished = episodes.step(rewards, infos)
+        rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
+        fire.observe(infos)
+        returns.extend(episodic_return for episodic_return, _ in finished)
+
+        # Record. Only here is anything read from the device.
+        steps_done = global_step + args.num_envs
+        tracker.episodes(finished, steps_done)
+        tracker.advance(steps_done)
+        if crossed(global_step, args.num_envs, LOG_FREQUENCY):
+            tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
+            tracker.scalars({"charts/distill_coeff": args.distill_coefficient * left}, steps_done)
+            names = ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
+            tracker.scalars(read_metrics(metrics, names), steps_done)
+        if args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency):
+            evaluate_student(steps_done)
+    envs.close()
+    return steps_done
+
+
+def main(args: Args) -> Path:
+    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    check(args)
+    device, buffer_device = choose_devices(args)
+    bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
+    keep_freed_memory()
+    for field in ("teacher_steps", "buffer_size"):
+        setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
+
+    # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+
+    # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
+    num_actions = count_actions(args.env_id)
+    teacher_network, source = load_teacher(args, num_actions)
+    teacher_network = teacher_network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    evaluate_policy = functools.partial(
+        evaluate, env_id=args.env_id, seed=args.seed, sticky_actions=args.sticky_actions, max_frames=args.eval_max_frames
+    )
+    teacher_player = player(teacher_network, device)
+    with working("evaluating the teacher and a random player"):
+        episodes = args.teacher_eval_episodes
+        scores = {"random": evaluate_policy(teacher_player, episodes=episodes, epsilon=1.0)}
+        scores["teacher"] = evaluate_policy(teacher_player, episodes=episodes, epsilon=args.eval_epsilon)
+    if scores["teacher"].mean <= scores["random"].mean:
+        result = f"plays no better than random ({scores['teacher']} against {scores['random']})"
+        raise config.BadInput("--teacher-policy-hf-repo", source, result)
+
+    q_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
+    target_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
+    target_network.load_state_dict(q_network.state_dict())
+    learning_rate, coefficient = (torch.tensor(x, device=device) for x in (args.learning_rate, args.distill_coefficient))
+    optimizer = torch.optim.Adam(
+        q_network.parameters(),
+        lr=learning_rate,
+        eps=args.adam_eps,
+        fused=device.type != "mps",
+        capturable=device.type == "cuda",
+    )
+
+    # What is compiled. The warm-up keeps compilation out of SPS.
+    def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
+        return qdagger_loss(q_network, target_network, teacher_network, batch, coefficient, args, bf16)
+
+    act, teacher_act = functools.partial(greedy_actions, q_network), functools.partial(greedy_actions, teacher_network)
+    if compiled:
+        loss_fn, act, teacher_act = (torch.compile(function, dynamic=False) for function in (loss_fn, act, teacher_act))
+    learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, device)
+    student_player = player(q_network, device)
+
+    protocol = {"learner": device.type, "compiled": compiled, "bf16": bf16, "rewards": "sign", "evaluation": "whole games"}
+    with start_run(args, protocol | {"teacher": source}) as tracker:
+        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
+        best = -float("inf")
+
+        def evaluate_student(step: int, metric: str, film: str) -> Evaluation:
+            result = evaluate_policy(student_player, episodes=args.eval_episodes, epsilon=args.eval_epsilon)
+            tracker.scalars({metric: result.mean}, step)
+            if args.capture_video:
+                film_game(student_player, args, tracker.folder.name, f"{film}-{step}")
+            return result
+
+        def evaluate_online(step: int) -> Evaluation:
+            nonlocal best
+            result = evaluate_student(step, "eval/episodic_return", "online")
+            if args.save_model and args.eval_frequency and result.mean > best:
+                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+            best = max(best, result.mean)
+            return result
+
+        evaluate_offline = functools.partial(evaluate_student, metric="charts/offline/avg_episodic_return", film="offline")
+        tracker.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
+        if args.capture_video:
+            film_game(teacher_player, args, tracker.folder.name, "teacher")
+
+        rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
+        with working("compiling") if compiled else contextlib.nullcontext():
+            index = torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device)
+            loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))[0].backward()
+            for function in (act, teacher_act):
+                function(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
+        collect(teacher_act, args, rb, device, tracker)
+        train_offline(learner, args, rb, tracker, evaluate_offline)
+        scores["offline student"] = evaluate_offline(args.offline_steps)
+        if args.save_model:
+            models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-offline"))
+
+        del rb  # before the online buffer takes its place; Adam's moments stay, the target network starts level
+        sync(q_network, target_network, tau=1.0)
+        rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
+        baselines = scores["teacher"].mean, scores["random"].mean
+        steps_done = train_online(learner, act, args, rb, baselines, tracker, evaluate_online)
+        scores["online student"] = evaluate_online(steps_done)
+        if args.save_model:
+            models.save_weights(q_network.state_dict(), model_path)
+        tracker.finish({"steps": steps_done, "offline_updates": args.offline_steps}, scores)
+    return tracker.folder
+
+
+if __name__ == "__main__":
+    config.run(main, Args)
