@@ -19,7 +19,7 @@ from ale_py.vector_env import AtariVectorEnv
 from torch import Tensor, nn
 
 from cleanrl_utils import config, models
-from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads
+from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads, protocol
 from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
 from cleanrl_utils.tracking import start_run
@@ -477,8 +477,8 @@ def main(args: Args) -> Path:
     if args.cuda_graph:
         update = cuda_graph(update, index, functools.partial(learner_state, q_network, optimizer))
 
-    protocol = {"learner": device.type, "compiled": compiled, "bf16": bf16, "rewards": "sign", "evaluation": "whole games"}
-    with start_run(args, protocol) as tracker:
+    learner = {"device": device.type, "compiled": compiled, "bf16": bf16}
+    with start_run(args, protocol(args) | learner) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best, steps_done = -float("inf"), 0
 

@@ -32,6 +32,7 @@ from cleanrl_utils.atari import (
     env_seeds,
     game_settings,
     num_threads,
+    protocol,
 )
 from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
@@ -782,8 +783,8 @@ def main(args: Args) -> Path:
     learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, device)
     student_player = player(q_network, device)
 
-    protocol = {"learner": device.type, "compiled": compiled, "bf16": bf16, "rewards": "sign", "evaluation": "whole games"}
-    with start_run(args, protocol | {"teacher": source}) as tracker:
+    about = {"device": device.type, "compiled": compiled, "bf16": bf16, "teacher": source}
+    with start_run(args, protocol(args) | about) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best = -float("inf")
 

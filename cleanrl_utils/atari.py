@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from typing import Any
 
 import ale_py
 import gymnasium as gym
@@ -36,6 +37,19 @@ def count_actions(env_id: str) -> int:
     envs = AtariVectorEnv(game_settings(env_id)[0], 1, num_threads=1)
     envs.close()
     return int(envs.single_action_space.n)
+
+
+def protocol(args: Any) -> dict[str, Any]:
+    """What a run's scores mean, from its flags: stored with them."""
+    _, sticky = game_settings(args.env_id)
+    return {
+        "frame_skip": 4,
+        "max_noops": 30,
+        "sticky_actions": sticky if args.sticky_actions is None else args.sticky_actions,
+        "life_loss": args.life_loss,
+        "learned_rewards": "sign",
+        "evaluation": f"{args.eval_episodes} whole games, epsilon {args.eval_epsilon}, cut at {args.eval_max_frames} frames",
+    }
 
 
 def _is_atari(spec: gym.envs.registration.EnvSpec) -> bool:

@@ -59,3 +59,9 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
 @pytest.fixture
 def cpu() -> torch.device:
     return torch.device("cpu")
+
+
+@pytest.fixture
+def teacher() -> Path:
+    """The folder of the Pong teacher in the box."""
+    return TEACHER

@@ -1,0 +1,210 @@
+"""Every kind of bad input: one line with flag, value and what is allowed, status 2, nothing written."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from cleanrl import dqn_atari as dqn
+from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
+from tests.conftest import TINY_RUN, TINY_TEACHER
+
+BOTH = pytest.mark.parametrize("script", [dqn, qdagger], ids=["dqn", "qdagger"])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--env-id", "PongNoFrameskip", "PongNoFrameskip-v4"),
+        ("--env-id", "CartPole-v1", "Atari game"),
+        ("--env-id", "ALE/Pnog-v5", "ALE/Pong-v5"),
+        ("--num-envs", "0", "above 0"),
+        ("--total-timesteps", "-1", "above 0"),
+        ("--buffer-size", "0", "above 0"),
+        ("--batch-size", "-4", "above 0"),
+        ("--learning-rate", "0", "above 0"),
+        ("--learning-rate", "nan", "above 0"),
+        ("--train-frequency", "0", "above 0"),
+        ("--target-network-frequency", "0", "above 0"),
+        ("--n-step", "0", "above 0"),
+        ("--eval-episodes", "0", "above 0"),
+        ("--learning-starts", "-1", "0 or more"),
+        ("--seed", "-1", "0 or more"),
+        ("--gamma", "1.5", "between 0 and 1"),
+        ("--tau", "-0.1", "between 0 and 1"),
+        ("--start-e", "2", "between 0 and 1"),
+        ("--end-e", "-1", "between 0 and 1"),
+        ("--exploration-fraction", "1.1", "between 0 and 1"),
+        ("--eval-epsilon", "7", "between 0 and 1"),
+        ("--sticky-actions", "1.25", "between 0 and 1"),
+    ],
+)
+def test_values_out_of_range(refused, script, flag, value, allowed):
+    line = refused(script, *TINY_RUN, flag, value)
+    assert flag in line
+    assert value in line
+    assert allowed in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--teacher-steps", "0", "above 0"),
+        ("--offline-steps", "-1", "above 0"),
+        ("--temperature", "0", "above 0"),
+        ("--teacher-eval-episodes", "0", "above 0"),
+        ("--teacher-start-e", "1.5", "between 0 and 1"),
+        ("--teacher-end-e", "-1", "between 0 and 1"),
+        ("--distill-coefficient", "-1", "0 or more"),
+        ("--learning-rate-end", "-1", "0 or more"),
+    ],
+)
+def test_qdagger_values_out_of_range(refused, flag, value, allowed):
+    line = refused(qdagger, *TINY_RUN, *TINY_TEACHER, flag, value)
+    assert flag in line
+    assert allowed in line
+
+
+@BOTH
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+@pytest.mark.parametrize("flag", ["--device", "--buffer-device"])
+def test_cuda_where_there_is_none(refused, script, flag):
+    line = refused(script, *TINY_RUN, flag, "cuda")
+    assert flag in line
+    assert "cpu" in line
+
+
+@BOTH
+def test_a_cuda_graph_without_cuda(refused, script):
+    assert "--cuda-graph" in refused(script, *TINY_RUN, "--cuda-graph")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("learnig_rate: 1.0", "did you mean `learning_rate`?"),
+        ("num_envs: many", "whole number"),
+        ("num_envs: 1.5", "whole number"),
+        ("num_envs: true", "whole number"),
+        ("learning_rate: fast", "a number"),
+        ("double_q: 1", "true or false"),
+        ("env_id: 7", "text"),
+        ("device: gpu", "'cpu'"),
+        ("learning_rate: !!float 1", "line 1 has a tag"),
+        ("env_id: !!python/object/apply:os.system ['touch hacked']", "line 1 has a tag"),
+        ("- a\n- b", "`flag: value` lines"),
+        ("a: b: c", "not YAML"),
+        ("config: other.yaml", "unknown key `config`"),
+        ("gamma: 3", "--gamma"),
+    ],
+)
+def test_configuration_files(refused, tmp_path, script, text, says):
+    (tmp_path / "flags.yaml").write_text(text)
+    line = refused(script, *TINY_RUN, "--config", "flags.yaml")
+    assert says in line
+    assert not Path("hacked").exists()
+
+
+@BOTH
+def test_a_missing_configuration_file(refused, script):
+    assert "--config no.yaml" in refused(script, *TINY_RUN, "--config=no.yaml")
+
+
+@pytest.fixture
+def refused_teacher(refused):
+    """Run QDagger with a teacher's folder or repository; returns the error line."""
+
+    def run(source: str, *flags: str) -> str:
+        line = refused(qdagger, *TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", source, *flags)
+        assert "--teacher-policy-hf-repo" in line
+        return line
+
+    return run
+
+
+def folder_with(tmp_path: Path, content: bytes) -> str:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "dqn_atari.cleanrl_model").write_bytes(content)
+    return str(tmp_path / "teacher")
+
+
+def test_a_teacher_that_is_no_repository_name(refused_teacher):
+    assert "neither a local folder nor a repository name" in refused_teacher("./no/such/folder")
+
+
+def test_a_teacher_that_is_not_in_the_cache_when_offline(refused_teacher):
+    assert "cache" in refused_teacher("cleanrl/PongNoFrameskip-v4-dqn_atari-seed1")
+
+
+def test_a_folder_without_the_file(refused_teacher, tmp_path):
+    assert "no file dqn_atari.cleanrl_model" in refused_teacher(str(tmp_path))
+
+
+def test_a_teacher_that_is_not_a_model_file(refused_teacher, tmp_path):
+    assert "not" in refused_teacher(folder_with(tmp_path, b"this is not a model"))
+
+
+def test_a_teacher_that_is_cut_short(refused_teacher, tmp_path, teacher):
+    content = (teacher / "dqn_atari.cleanrl_model").read_bytes()
+    assert "cannot be read" in refused_teacher(folder_with(tmp_path, content[: len(content) // 2]))
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("hacked"),))
+
+
+def test_a_teacher_that_holds_code_is_refused_and_not_run(refused_teacher, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    torch.save({"network.0.weight": Bomb()}, tmp_path / "teacher" / "dqn_atari.cleanrl_model")
+    assert "holds code" in refused_teacher(str(tmp_path / "teacher"))
+    assert not Path("hacked").exists()
+
+
+def test_a_bare_pickle_is_refused_and_not_run(refused_teacher, tmp_path):
+    refused_teacher(folder_with(tmp_path, pickle.dumps(Bomb())))
+    assert not Path("hacked").exists()
+
+
+def test_a_teacher_of_another_architecture(refused_teacher, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    torch.save(qdagger.ImpalaCNN(6).state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
+    assert "is not a NatureCNN" in refused_teacher(str(tmp_path / "teacher"))
+
+
+def test_a_teacher_with_another_number_of_actions(refused_teacher, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    torch.save(qdagger.NatureCNN(4).state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
+    assert "number of actions" in refused_teacher(str(tmp_path / "teacher"))
+
+
+def test_a_teacher_that_plays_no_better_than_random(refused_teacher, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    network = qdagger.NatureCNN(6)
+    network.network[-1].weight.data.zero_()  # always the same action
+    torch.save(network.state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
+    assert "no better than random" in refused_teacher(str(tmp_path / "teacher"))
+
+
+@BOTH
+def test_a_video_without_its_packages(refused, script, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "moviepy", None)
+    assert "moviepy" in refused(script, *TINY_RUN, "--capture-video")
+
+
+@BOTH
+def test_wrong_types_on_the_command_line_end_with_status_2(script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.config.run(script.main, script.Args, ["--num-envs", "many"])
+    assert stopped.value.code == 2
+    assert "num-envs" in capsys.readouterr().err
+    assert not Path("runs").exists()
