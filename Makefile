@@ -1,0 +1,47 @@
+# make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
+# make test         every test
+# make check        lint, lock file, docs: what CI runs after the tests
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
+
+.PHONY: quickstart test check docs lock clean
+
+quickstart: .venv/run
+	.venv/bin/python cleanrl/qdagger_dqn_atari_impalacnn.py --config benchmark/configs/quickstart.yaml $(FLAGS)
+	.venv/bin/python -m cleanrl_utils.curves
+
+test: .venv/dev
+	.venv/bin/python -m pytest
+
+check: .venv/dev .venv/poetry
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/poetry/bin/poetry check --lock
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve
+
+# Installed once, and again when what is to be installed has changed. Each target is a stamp in the environment.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python pyproject.toml requirements/constraints.txt
+	$(PIP) --editable '.[atari,plots]'
+	touch $@
+
+.venv/dev: .venv/run
+	$(PIP) --editable '.[atari,plots,video,docs,dev]'
+	touch $@
+
+# Poetry has many dependencies and checks one file, so it has an environment of its own.
+.venv/poetry: .venv/bin/python
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet 'poetry==2.5.1'
+
+lock: .venv/poetry
+	.venv/poetry/bin/poetry lock
+
+clean:
+	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis

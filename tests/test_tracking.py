@@ -1,0 +1,99 @@
+"""Run folders, event files, Weights & Biases offline, curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cleanrl import dqn_atari as dqn
+from cleanrl_utils import curves
+from cleanrl_utils.config import BadInput
+from cleanrl_utils.evals import Evaluation
+from cleanrl_utils.tracking import Tracker, start_run
+from tests.conftest import TINY_RUN
+
+
+def test_two_runs_in_the_same_second_have_two_folders():
+    args = dqn.Args(env_id="ALE/Pong-v5", seed=3)
+    folders = []
+    for _ in range(2):
+        with start_run(args, {}) as tracker:
+            folders.append(tracker.folder)
+    assert folders[0] != folders[1]
+    assert all(folder.name.startswith("ALE-Pong-v5__dqn_atari__3__") for folder in folders)
+
+
+def test_metrics_reach_the_event_file_with_their_steps():
+    with start_run(dqn.Args(), {}) as tracker:
+        tracker.scalars({"losses/td_loss": 0.5, "losses/q_values": 2.0}, 10)
+        tracker.scalars({}, 11)
+        tracker.episodes([(7.0, 100), (9.0, 200)], 20)
+    events = EventAccumulator(str(tracker.folder)).Reload()
+    read = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert read == {
+        "losses/td_loss": [(10, 0.5)],
+        "losses/q_values": [(10, 2.0)],
+        "charts/episodic_return": [(20, 7.0), (20, 9.0)],
+        "charts/episodic_length": [(20, 100.0), (20, 200.0)],
+    }
+
+
+def test_a_tracker_without_a_folder_reports_nowhere(capsys):
+    tracker = Tracker()
+    tracker.phase("training", 10)
+    tracker.advance(5)
+    tracker.episodes([(1.0, 2)], 5)
+    tracker.scalars({"a": 1.0}, 5)
+    tracker.finish({"steps": 5}, {"agent": Evaluation([1.0], [2], 0)})
+    assert capsys.readouterr() == ("", "")
+    assert list(Path().iterdir()) == []
+
+
+def test_config_says_running_until_it_is_complete():
+    with start_run(dqn.Args(), {"frame_skip": 4}) as tracker:
+        path = tracker.folder / "config.json"
+        assert json.loads(path.read_text())["status"] == "running"
+        tracker.finish({"steps": 8}, {"agent": Evaluation([1.0, 3.0], [10, 20], 1)})
+    run = json.loads(path.read_text())
+    assert (run["status"], run["steps"], run["protocol"]) == ("complete", 8, {"frame_skip": 4})
+    assert run["evaluations"] == {"agent": {"returns": [1.0, 3.0], "lengths": [10, 20], "capped": 1}}
+
+
+def test_weights_and_biases_works_offline_without_an_account(tmp_path):
+    """In a process of its own, since W&B keeps a service running."""
+    code = f"""
+from cleanrl import dqn_atari
+from cleanrl_utils import config
+dqn_atari.main(config.parse(dqn_atari.Args, {[*TINY_RUN, "--track"]!r}))
+"""
+    env = {key: value for key, value in os.environ.items() if "WANDB" not in key}
+    env |= {"WANDB_MODE": "offline", "PYTHONPATH": str(Path(dqn.__file__).parents[1])}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_curves_draws_the_latest_run(train, capsys):
+    pytest.importorskip("matplotlib")
+    train(dqn, *TINY_RUN)
+    folder = train(dqn, *TINY_RUN, "--save-model", "--exp-name", "second")
+    os.utime(folder / "config.json", (2e9, 2e9))
+    picture = curves.main(curves.Args())
+    assert picture == folder / "curve.png"
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert "second.cleanrl_model" in capsys.readouterr().err
+
+
+def test_curves_without_a_run_says_so():
+    with pytest.raises(BadInput, match="no run"):
+        curves.main(curves.Args())
+
+
+def test_moving_mean():
+    assert curves.moving_mean([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
