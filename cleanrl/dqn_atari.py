@@ -22,6 +22,7 @@ from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads, protocol
 from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.tracking import start_run
 
 LOG_FREQUENCY = 1000
@@ -61,7 +62,7 @@ class Args:
     save_model: bool = False
     """write {exp_name}.cleanrl_model to the run folder, and {exp_name}-best.cleanrl_model at each best evaluation"""
     upload_model: bool = False
-    """push the saved model to the Hugging Face Hub"""
+    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
     hf_entity: str = ""
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
@@ -131,6 +132,8 @@ def check(args: Args) -> None:
     game_settings(args.env_id)
     if args.capture_video:
         require_video()
+    if args.upload_model:
+        require_upload(args)
 
 
 # --- Environments ---
@@ -535,6 +538,8 @@ def main(args: Args) -> Path:
         if args.save_model:
             models.save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done}, scores)
+    if args.upload_model:
+        push(tracker.folder, args, scores["agent"])
     return tracker.folder
 
 

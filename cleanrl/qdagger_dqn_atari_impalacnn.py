@@ -36,6 +36,7 @@ from cleanrl_utils.atari import (
 )
 from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.tracking import Tracker, start_run, working
 
 LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100
@@ -76,7 +77,7 @@ class Args:
     """write {exp_name}.cleanrl_model, {exp_name}-offline.cleanrl_model and, at each best online evaluation,
     {exp_name}-best.cleanrl_model to the run folder"""
     upload_model: bool = False
-    """push the saved model to the Hugging Face Hub"""
+    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
     hf_entity: str = ""
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
@@ -185,6 +186,8 @@ def check(args: Args) -> None:
     game_settings(args.env_id)
     if args.capture_video:
         require_video()
+    if args.upload_model:
+        require_upload(args)
 
 
 # --- Environments ---
@@ -829,6 +832,8 @@ def main(args: Args) -> Path:
         if args.save_model:
             models.save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done, "offline_updates": args.offline_steps}, scores)
+    if args.upload_model:
+        push(tracker.folder, args, scores["online student"])
     return tracker.folder
 
 
