@@ -14,7 +14,7 @@ quickstart: .venv/run
 test: .venv/dev
 	.venv/bin/python -m pytest
 
-check: .venv/dev .venv/poetry
+check: .venv/dev .venv/lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/poetry/bin/poetry check --lock
@@ -36,11 +36,12 @@ docs: .venv/dev
 	touch $@
 
 # Poetry has many dependencies and checks one file, so it has an environment of its own.
-.venv/poetry: .venv/bin/python
-	$(PYTHON) -m venv $@
-	$@/bin/python -m pip install --quiet 'poetry==2.5.1'
+.venv/lint: .venv/bin/python
+	$(PYTHON) -m venv .venv/poetry
+	.venv/poetry/bin/python -m pip install --quiet 'poetry==2.5.1'
+	touch $@
 
-lock: .venv/poetry
+lock: .venv/lint
 	.venv/poetry/bin/poetry lock
 
 clean:

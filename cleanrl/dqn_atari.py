@@ -23,7 +23,7 @@ from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_see
 from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
 from cleanrl_utils.huggingface import push, require_upload
-from cleanrl_utils.tracking import start_run
+from cleanrl_utils.tracking import start_run, working
 
 LOG_FREQUENCY = 1000
 """Environment steps between readings of losses and rates: each waits for the device."""
@@ -121,6 +121,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise `config.BadInput` for a flag out of range."""
+    config.require_file_name(args, "exp_name")
     config.require_positive(
         args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step",
@@ -151,6 +152,7 @@ def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray
         args.num_envs,
         num_threads=num_threads(args.num_envs),
         repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
+        # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
         life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
         reward_clipping=False,
     )
@@ -227,6 +229,7 @@ class ReplayBuffer:
         self.window = torch.arange(-3, n_step + 1, device=device)
         self.gammas = gamma ** torch.arange(n_step + 1, device=device, dtype=torch.float32)
         self.head = self.num_stored = self.num_valid = 0
+        self.num_added = 0  # transitions ever added
         self.age = np.zeros(num_envs, dtype=np.uint8)
 
     @staticmethod
@@ -254,6 +257,7 @@ class ReplayBuffer:
             (self.ages, self.age),
         ):
             ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
+        self.num_added += int((~resets).sum())
         self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
         self.valid[self.head] = ~resets
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
@@ -323,22 +327,23 @@ def crossed(step: int, num_steps: int, period: int) -> int:
 
 
 def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
-    """Regression target r + discount * max_a Q'(s', a), all (B,); the discount is 0 after a termination."""
+    """Regression target r + discount * V(s'), all (B,); the discount is 0 after a termination."""
     return rewards + discounts * next_values
 
 
 def td_loss(
     q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool, bf16: bool
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared (or Huber) temporal-difference error of a batch, and the mean Q-value of its actions."""
+    """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
     with torch.no_grad():
         next_q_values = target_network(batch.next_obs, bf16)
         chooser = q_network(batch.next_obs, bf16) if double_q else next_q_values
         next_values = next_q_values.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
         target = td_target(batch.rewards, batch.discounts, next_values)
     q_pred = q_network(batch.obs, bf16).gather(1, batch.actions[:, None]).squeeze(1)
+    # Differs from the paper: the squared error by default, where theirs is clipped (`--huber`).
     loss = F.smooth_l1_loss(q_pred, target) if huber else F.mse_loss(q_pred, target)
-    return loss, q_pred.mean()
+    return loss, q_pred.detach().mean()
 
 
 def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
@@ -359,14 +364,15 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 def make_update(
     loss_fn: Callable[[Batch], tuple[Tensor, ...]], optimizer: torch.optim.Optimizer, rb: ReplayBuffer, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """A function from indices (B,) to metrics: sample, loss, gradient, step. It never waits for the device.
+    """A function from indices (B,) to metrics: sample, loss, gradient, step.
 
+    It never waits for the device, unless a buffer in host memory has to be copied there.
     The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
     """
     finite = torch.ones((), device=device)
 
     def update(index: Tensor) -> Tensor:
-        batch = Batch(*(values.to(device, non_blocking=True) for values in rb.sample(index)))
+        batch = Batch(*(values.to(device) for values in rb.sample(index)))
         loss, *others = loss_fn(batch)
         optimizer.zero_grad()
         loss.backward()
@@ -384,7 +390,7 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 
 
 def learner_state(q_network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All tensors that an update changes."""
+    """The tensors that an update trains: weights, and Adam's moments and step counts."""
     moments = [value for state in optimizer.state.values() for value in state.values()]
     return [*q_network.parameters(), *moments]
 
@@ -405,13 +411,16 @@ def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, fl
     return dict(zip(names, values, strict=True))
 
 
-def cuda_graph(update: Callable[[Tensor], Tensor], index: Tensor, state: Callable[[], list[Tensor]]) -> Callable:
-    """`update` captured as one CUDA graph, called with host indices shaped as `index`.
+def cuda_graph(
+    update: Callable[[Tensor], Tensor], batch_size: int, state: Callable[[], list[Tensor]]
+) -> Callable[[Tensor], Tensor]:
+    """`update` captured as one CUDA graph, to be called with indices (batch_size,) on the device.
 
     The warm-up that a capture needs would change weights and Adam's moments: `state()` lists them, and they are
     put back in place (moments that the warm-up made, to zero).
     """
-    before = {tensor: tensor.clone() for tensor in state()}
+    index = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
+    before = {tensor: tensor.detach().clone() for tensor in state()}  # detached: no node of autograd may outlive this
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -460,6 +469,7 @@ def main(args: Args) -> Path:
     q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
     target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
     target_network.load_state_dict(q_network.state_dict())
+    # Differs from the paper: Adam in place of RMSProp.
     on_cuda = device.type == "cuda"
     optimizer = torch.optim.Adam(
         q_network.parameters(), lr=args.learning_rate, eps=args.adam_eps, fused=device.type != "mps", capturable=on_cuda
@@ -473,17 +483,18 @@ def main(args: Args) -> Path:
     act = functools.partial(greedy_actions, q_network)
     if compiled:
         loss_fn, act = torch.compile(loss_fn, dynamic=False), torch.compile(act, dynamic=False)
-    index = torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device)
-    act(torch.as_tensor(next_obs, device=device))
-    loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))[0].backward()
+    with working("compiling"):
+        act(torch.as_tensor(next_obs, device=device))
+        blank = rb.sample(torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device))
+        loss_fn(Batch(*(values.to(device) for values in blank)))[0].backward()
     update = make_update(loss_fn, optimizer, rb, device)
     if args.cuda_graph:
-        update = cuda_graph(update, index, functools.partial(learner_state, q_network, optimizer))
+        update = cuda_graph(update, args.batch_size, functools.partial(learner_state, q_network, optimizer))
 
     learner = {"device": device.type, "compiled": compiled, "bf16": bf16}
     with start_run(args, protocol(args) | learner) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, steps_done = -float("inf"), 0
+        best, steps_done, metrics, names = -float("inf"), 0, None, ("losses/td_loss", "losses/q_values")
 
         def evaluate_network(step: int) -> Evaluation:
             nonlocal best
@@ -501,7 +512,8 @@ def main(args: Args) -> Path:
 
         tracker.phase("training", args.total_timesteps)
         for global_step in range(0, args.total_timesteps, args.num_envs):
-            # Act. FIRE after a lost life overrides the agent: learning is off-policy, the replay keeps what was played.
+            # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
+            # replay keeps what was played.
             obs = torch.as_tensor(next_obs, device=device)
             exploration_steps = args.exploration_fraction * args.total_timesteps
             epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
@@ -509,7 +521,6 @@ def main(args: Args) -> Path:
 
             # Send; the games go on in their threads while the network learns from what is already stored.
             envs.send(actions)
-            metrics = None
             if global_step >= args.learning_starts:
                 num_updates = crossed(global_step, args.num_envs, args.train_frequency)
                 for index in to_device(rb.draw(num_updates, args.batch_size, sample_rng), buffer_device):
@@ -529,10 +540,12 @@ def main(args: Args) -> Path:
             tracker.advance(steps_done)
             if crossed(global_step, args.num_envs, LOG_FREQUENCY):
                 tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
-                tracker.scalars(read_metrics(metrics, ("losses/td_loss", "losses/q_values")), steps_done)
-            if args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency):
+                tracker.scalars(read_metrics(metrics, names), steps_done)
+            due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
+            if due and steps_done < args.total_timesteps:
                 evaluate_network(steps_done)
         envs.close()
+        read_metrics(metrics, names)  # so that no loss goes unseen
 
         scores = {"agent": evaluate_network(steps_done)}
         if args.save_model:

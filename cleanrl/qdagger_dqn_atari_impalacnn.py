@@ -7,7 +7,6 @@ then go on online while the distillation fades. Each is the loop of dqn_atari.py
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 from collections import deque
@@ -135,9 +134,10 @@ class Args:
     learning_rate: float = 1e-4
     """learning rate of Adam (paper: 1e-4)"""
     learning_rate_end: float | None = None
-    """learning rate when the distillation has faded; between, in step with it (paper: 1e-5); default: no decay"""
+    """online learning rate when the distillation has faded; between, in step with it (paper: 1e-5); default: no decay"""
     offline_learning_rate_end: float | None = None
-    """learning rate at the end of the offline phase, on a line from learning-rate (paper: no decay); default: none"""
+    """learning rate at the end of the offline phase, on a line from learning-rate, and at the start of the online one
+    (paper: no decay); default: none"""
     adam_eps: float = 1e-8
     """epsilon of Adam (paper: 1.5e-4)"""
     buffer_size: int = 1_000_000
@@ -170,6 +170,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise `config.BadInput` for a flag out of range."""
+    config.require_file_name(args, "exp_name", "teacher_model_exp_name")
     config.require_positive(
         args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step", "teacher_eval_episodes", "teacher_steps",
@@ -205,6 +206,7 @@ def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray
         args.num_envs,
         num_threads=num_threads(args.num_envs),
         repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
+        # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
         life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
         reward_clipping=False,
     )
@@ -357,6 +359,7 @@ class ReplayBuffer:
         self.window = torch.arange(-3, n_step + 1, device=device)
         self.gammas = gamma ** torch.arange(n_step + 1, device=device, dtype=torch.float32)
         self.head = self.num_stored = self.num_valid = 0
+        self.num_added = 0  # transitions ever added
         self.age = np.zeros(num_envs, dtype=np.uint8)
 
     @staticmethod
@@ -384,6 +387,7 @@ class ReplayBuffer:
             (self.ages, self.age),
         ):
             ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
+        self.num_added += int((~resets).sum())
         self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
         self.valid[self.head] = ~resets
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
@@ -453,7 +457,7 @@ def crossed(step: int, num_steps: int, period: int) -> int:
 
 
 def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
-    """Regression target r + discount * max_a Q'(s', a), all (B,); the discount is 0 after a termination."""
+    """Regression target r + discount * V(s'), all (B,); the discount is 0 after a termination."""
     return rewards + discounts * next_values
 
 
@@ -520,14 +524,15 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 def make_update(
     loss_fn: Callable[[Batch], tuple[Tensor, ...]], optimizer: torch.optim.Optimizer, rb: ReplayBuffer, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """A function from indices (B,) to metrics: sample, loss, gradient, step. It never waits for the device.
+    """A function from indices (B,) to metrics: sample, loss, gradient, step.
 
+    It never waits for the device, unless a buffer in host memory has to be copied there.
     The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
     """
     finite = torch.ones((), device=device)
 
     def update(index: Tensor) -> Tensor:
-        batch = Batch(*(values.to(device, non_blocking=True) for values in rb.sample(index)))
+        batch = Batch(*(values.to(device) for values in rb.sample(index)))
         loss, *others = loss_fn(batch)
         optimizer.zero_grad()
         loss.backward()
@@ -545,7 +550,7 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 
 
 def learner_state(q_network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All tensors that an update changes."""
+    """The tensors that an update trains: weights, and Adam's moments and step counts."""
     moments = [value for state in optimizer.state.values() for value in state.values()]
     return [*q_network.parameters(), *moments]
 
@@ -566,13 +571,16 @@ def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, fl
     return dict(zip(names, values, strict=True))
 
 
-def cuda_graph(update: Callable[[Tensor], Tensor], index: Tensor, state: Callable[[], list[Tensor]]) -> Callable:
-    """`update` captured as one CUDA graph, called with host indices shaped as `index`.
+def cuda_graph(
+    update: Callable[[Tensor], Tensor], batch_size: int, state: Callable[[], list[Tensor]]
+) -> Callable[[Tensor], Tensor]:
+    """`update` captured as one CUDA graph, to be called with indices (batch_size,) on the device.
 
     The warm-up that a capture needs would change weights and Adam's moments: `state()` lists them, and they are
     put back in place (moments that the warm-up made, to zero).
     """
-    before = {tensor: tensor.clone() for tensor in state()}
+    index = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
+    before = {tensor: tensor.detach().clone() for tensor in state()}  # detached: no node of autograd may outlive this
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -605,6 +613,7 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     loss_fn: Callable[[Batch], tuple[Tensor, ...]]
     coefficient: Tensor
+    learning_rate: Tensor
     device: torch.device
 
     def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
@@ -612,13 +621,12 @@ class Learner(NamedTuple):
         update = make_update(self.loss_fn, self.optimizer, rb, self.device)
         if not args.cuda_graph:
             return update
-        index = torch.zeros(args.batch_size, dtype=torch.int64, device=self.device)
-        return cuda_graph(update, index, functools.partial(learner_state, self.q_network, self.optimizer))
+        return cuda_graph(update, args.batch_size, functools.partial(learner_state, self.q_network, self.optimizer))
 
     def set_rates(self, coefficient: float, learning_rate: float) -> None:
         """Set the distillation coefficient and Adam's learning rate, in place."""
         self.coefficient.fill_(coefficient)
-        self.optimizer.param_groups[0]["lr"].fill_(learning_rate)
+        self.learning_rate.fill_(learning_rate)
 
 
 def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
@@ -654,10 +662,10 @@ def train_offline(
     sample_rng = np.random.default_rng([args.seed, 2])
     update = learner.updater(rb, args)
     lr_end = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
+    metrics, names = None, tuple(f"charts/offline/{name}" for name in ("loss", "q_loss", "distill_loss", "q_values"))
     tracker.phase("offline training", args.offline_steps, "updates")
     for step in range(args.offline_steps):
         learner.set_rates(args.distill_coefficient, linear_schedule(args.learning_rate, lr_end, args.offline_steps, step))
-        metrics = None
         for index in to_device(rb.draw(1, args.batch_size, sample_rng), rb.frames.device):
             metrics = update(index)
         if crossed(step, 1, args.offline_target_network_frequency):
@@ -665,11 +673,11 @@ def train_offline(
 
         if crossed(step, 1, OFFLINE_LOG_FREQUENCY):
             tracker.advance(step + 1)
-            names = ("loss", "q_loss", "distill_loss", "q_values")
-            tracker.scalars(read_metrics(metrics, tuple(f"charts/offline/{name}" for name in names)), step + 1)
+            tracker.scalars(read_metrics(metrics, names), step + 1)
         if args.offline_eval_frequency and crossed(step, 1, args.offline_eval_frequency) and step + 1 < args.offline_steps:
             evaluate_student(step + 1)
     tracker.advance(args.offline_steps)
+    read_metrics(metrics, names)  # so that no loss goes unseen
 
 
 def train_online(
@@ -677,24 +685,28 @@ def train_online(
     act: Callable[[Tensor], Tensor],
     args: Args,
     rb: ReplayBuffer,
-    baselines: tuple[float, float],
+    teacher_return: float,
+    random_return: float,
     tracker: Tracker,
     evaluate_student: Callable[[int], None],
 ) -> int:
     """Go on online: the loop of dqn_atari.py, with a distillation that fades as the student nears its teacher.
 
-    `baselines` are the returns of the teacher and of a random player. Returns the number of steps done.
+    Returns the number of steps done.
     """
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (3, 4))
     update = learner.updater(rb, args)
     envs, next_obs, infos = make_envs(args, seed_purpose=5)
     fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     returns: deque[float] = deque(maxlen=10)
-    lr_end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
+    lr_start = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
+    lr_end = lr_start if args.learning_rate_end is None else args.learning_rate_end
+    metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
     steps_done = 0
     tracker.phase("online training", args.total_timesteps)
     for global_step in range(0, args.total_timesteps, args.num_envs):
-        # Act. FIRE after a lost life overrides the agent: learning is off-policy, the replay keeps what was played.
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
+        # replay keeps what was played.
         # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
         obs = torch.as_tensor(next_obs, device=learner.device)
         exploration_steps = args.exploration_fraction * args.total_timesteps
@@ -703,10 +715,9 @@ def train_online(
 
         # Send; the games go on in their threads while the network learns from what is already stored.
         envs.send(actions)
-        metrics = None
-        left = fading(returns, *baselines, global_step, args.distill_decay_steps)
-        if rb.num_valid >= args.learning_starts:
-            learner.set_rates(args.distill_coefficient * left, lr_end + (args.learning_rate - lr_end) * left)
+        left = fading(returns, teacher_return, random_return, global_step, args.distill_decay_steps)
+        if rb.num_added >= args.learning_starts:
+            learner.set_rates(args.distill_coefficient * left, lr_end + (lr_start - lr_end) * left)
             num_updates = crossed(global_step, args.num_envs, args.train_frequency)
             for index in to_device(rb.draw(num_updates, args.batch_size, sample_rng), rb.frames.device):
                 metrics = update(index)
@@ -727,11 +738,12 @@ def train_online(
         if crossed(global_step, args.num_envs, LOG_FREQUENCY):
             tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
             tracker.scalars({"charts/distill_coeff": args.distill_coefficient * left}, steps_done)
-            names = ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
             tracker.scalars(read_metrics(metrics, names), steps_done)
-        if args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency):
+        due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
+        if due and steps_done < args.total_timesteps:
             evaluate_student(steps_done)
     envs.close()
+    read_metrics(metrics, names)  # so that no loss goes unseen
     return steps_done
 
 
@@ -739,10 +751,7 @@ def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
     device, buffer_device = choose_devices(args)
-    bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
     keep_freed_memory()
-    for field in ("teacher_steps", "buffer_size"):
-        setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     torch.manual_seed(args.seed)
@@ -764,6 +773,10 @@ def main(args: Args) -> Path:
         result = f"plays no better than random ({scores['teacher']} against {scores['random']})"
         raise config.BadInput("--teacher-policy-hf-repo", source, result)
 
+    bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
+    for field in ("teacher_steps", "buffer_size"):
+        setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
+
     q_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
     target_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
     target_network.load_state_dict(q_network.state_dict())
@@ -783,10 +796,10 @@ def main(args: Args) -> Path:
     act, teacher_act = functools.partial(greedy_actions, q_network), functools.partial(greedy_actions, teacher_network)
     if compiled:
         loss_fn, act, teacher_act = (torch.compile(function, dynamic=False) for function in (loss_fn, act, teacher_act))
-    learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, device)
+    learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, learning_rate, device)
     student_player = player(q_network, device)
 
-    about = {"device": device.type, "compiled": compiled, "bf16": bf16, "teacher": source}
+    about = {"device": device.type, "compiled": compiled, "bf16": bf16, "teacher": models.public_name(source)}
     with start_run(args, protocol(args) | about) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best = -float("inf")
@@ -812,9 +825,9 @@ def main(args: Args) -> Path:
             film_game(teacher_player, args, tracker.folder.name, "teacher")
 
         rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
-        with working("compiling") if compiled else contextlib.nullcontext():
-            index = torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device)
-            loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))[0].backward()
+        with working("compiling"):
+            blank = rb.sample(torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device))
+            loss_fn(Batch(*(values.to(device) for values in blank)))[0].backward()
             for function in (act, teacher_act):
                 function(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
         collect(teacher_act, args, rb, device, tracker)
@@ -823,11 +836,14 @@ def main(args: Args) -> Path:
         if args.save_model:
             models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-offline"))
 
-        del rb  # before the online buffer takes its place; Adam's moments stay, the target network starts level
+        # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
+        del rb
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         sync(q_network, target_network, tau=1.0)
         rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
-        baselines = scores["teacher"].mean, scores["random"].mean
-        steps_done = train_online(learner, act, args, rb, baselines, tracker, evaluate_online)
+        goals = scores["teacher"].mean, scores["random"].mean
+        steps_done = train_online(learner, act, args, rb, *goals, tracker, evaluate_online)
         scores["online student"] = evaluate_online(steps_done)
         if args.save_model:
             models.save_weights(q_network.state_dict(), model_path)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import math
 import os
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import tyro
 import yaml
@@ -24,7 +27,7 @@ class BadInput(Exception):
     """A user's mistake: one line that names the flag, its value and what is allowed."""
 
     def __init__(self, flag: str, value: object, allowed: str) -> None:
-        super().__init__(f"{flag} {value}: {allowed}")
+        super().__init__(" ".join(f"{flag} {value}: {allowed}".split()))
 
 
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
@@ -34,17 +37,28 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     except BadInput as error:
         notice(f"error: {error}")
         sys.exit(2)
+    except FloatingPointError as error:  # training diverged
+        notice(f"error: {error}")
+        sys.exit(1)
 
 
 def parse(args_class: type[Args], argv: list[str]) -> Args:
     """Flags as an `args_class`: its defaults, under the values of `--config FILE`, under the command line.
 
-    Raises `BadInput` for an unusable configuration file; tyro itself exits with status 2 on a bad flag.
+    Raises `BadInput` for an unusable configuration file; a bad flag ends the process with one line and status 2.
     """
     path = next((argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"), None)
     path = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), path)
     default = args_class(**load_yaml(path, args_class)) if path is not None else args_class()
-    return tyro.cli(args_class, default=default, args=argv)
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(args_class, default=default, args=argv)
+    except SystemExit as stopped:
+        if stopped.code:  # tyro draws a box: its words in one line
+            words = re.sub(r"[^\x20-\x7e]+", " ", message.getvalue().split("For full help")[0]).split()
+            notice(f"error: {' '.join(words)}")
+        raise
 
 
 def load_yaml(path: str, args_class: type) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def load_yaml(path: str, args_class: type) -> dict[str, Any]:
         values = {} if tag else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("--config", path, f"cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput("--config", path, f"is not YAML ({' '.join(str(error).split())})") from None
     if tag:
         raise BadInput("--config", path, f"line {tag.start_mark.line + 1} has a tag; plain values only")
@@ -78,19 +92,20 @@ def load_yaml(path: str, args_class: type) -> dict[str, Any]:
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
     """`value` if it has the type `hint`; integers and strings like 1e-4 (text in YAML 1.1) pass as floats."""
-    for option in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = typing.get_args(hint) if union else (hint,)
+    for option in options:
         if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
             return value
         if option is float and not isinstance(value, bool):
             try:
                 return float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
         if isinstance(option, type) and type(value) is option:
             return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
-    options = typing.get_args(hint) or (hint,)
-    allowed = " or ".join(names.get(option, repr(option)) for option in options)
+    allowed = " or ".join(names.get(option) or " or ".join(map(repr, typing.get_args(option))) for option in options)
     raise BadInput("--config", where, f"{value!r} must be {allowed}")
 
 
@@ -123,6 +138,14 @@ def require_probability(args: Any, *fields: str) -> None:
             raise BadInput(flag(field), value, "must be between 0 and 1")
 
 
+def require_file_name(args: Any, *fields: str) -> None:
+    """Raise `BadInput` unless every field can be part of a file's name on any system and of a repository's name."""
+    for field in fields:
+        value = getattr(args, field)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise BadInput(flag(field), repr(value), "must be letters, digits, `.`, `_`, `-`, a letter or digit first")
+
+
 def at_least(args: Any, field: str, minimum: int) -> int:
     """The field's value, or `minimum` with one line that says so: toy sizes should run."""
     value = getattr(args, field)
@@ -136,15 +159,29 @@ def notice(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201 - a line meant for the user
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all: to a temporary name, flushed to disk, then renamed."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is whole: under a temporary name, flushed to disk, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, default=str)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def flags(args: Any) -> dict[str, Any]:

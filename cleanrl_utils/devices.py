@@ -6,12 +6,11 @@ import ctypes
 import os
 import shutil
 import sys
-import warnings
 from typing import Any
 
 import torch
 
-from cleanrl_utils.config import BadInput
+from cleanrl_utils.config import BadInput, notice
 
 
 def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
@@ -25,6 +24,8 @@ def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
         if not available[value]:
             choices = " or ".join(choice for choice, there in available.items() if there)
             raise BadInput(flag, value, f"is not available on this machine, which has {choices}")
+    if buffer_name not in (name, "cpu"):
+        raise BadInput("--buffer-device", buffer_name, f"must be cpu, or {name} as the networks")
     if args.cuda_graph and name != "cuda":
         raise BadInput("--cuda-graph", "on", f"needs --device cuda, not {name}")
     if args.cuda_graph and buffer_name != "cuda":
@@ -42,7 +43,7 @@ def can_compile(device: torch.device) -> bool:
         compiler = os.environ.get("CXX", "cl" if os.name == "nt" else "g++")
         found, missing = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}`"
     if not found:
-        warnings.warn(f"--compile needs {missing}, which is not there: running uncompiled, slower", stacklevel=2)
+        notice(f"--compile needs {missing}, which is not there: running uncompiled, slower")
     return found
 
 
@@ -54,7 +55,7 @@ def use_bf16(args: Any, device: torch.device) -> bool:
         "mps": lambda: False,
     }[device.type]()
     if args.bf16 and not has_bf16:
-        warnings.warn(f"--bf16: this {device.type} device has no fast bfloat16; using float32", stacklevel=2)
+        notice(f"--bf16: this {device.type} device has no fast bfloat16; using float32")
     return args.bf16 and has_bf16
 
 
@@ -69,6 +70,6 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
-        mallopt(m_mmap_threshold, 1 << 30)
+        mallopt(m_mmap_threshold, 1 << 30) or mallopt(m_mmap_threshold, 1 << 25)  # older versions take 32 MB at most
         mallopt(m_trim_threshold, (1 << 31) - 1)
         mallopt(m_top_pad, 1 << 26)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,11 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> Path:
         render_mode="rgb_array",
     )
     folder = Path("videos") / run_name
-    env = gym.wrappers.RecordVideo(env, str(folder), name_prefix=name, episode_trigger=lambda _: True, disable_logger=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Overwriting existing videos")  # one folder holds the games of all evaluations
+        env = gym.wrappers.RecordVideo(
+            env, str(folder), name_prefix=name, episode_trigger=lambda _: True, disable_logger=True
+        )
     env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, PURPOSE, 0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, errors
+from huggingface_hub import HfApi
 
-from cleanrl_utils.config import BadInput
+from cleanrl_utils.config import BadInput, first_line, notice
 from cleanrl_utils.evals import Evaluation
 
 
@@ -18,23 +18,29 @@ def require_upload(args: Any) -> None:
     if not args.save_model:
         raise BadInput("--upload-model", "on", "needs --save-model")
     try:
-        HfApi().whoami()
-    except (errors.LocalTokenNotFoundError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise BadInput(
-            "--upload-model", "on", f"needs the Hub and a token, `hf auth login` ({_first_line(error)})"
-        ) from None
+        account = HfApi().whoami()
+    except Exception as error:  # the HTTP library's own errors differ between versions of the client
+        raise BadInput("--upload-model", "on", f"needs the Hub and a token, `hf auth login` ({first_line(error)})") from None
+
+    names = [account["name"], *(organization["name"] for organization in account.get("orgs", []))]
+    if args.hf_entity not in names:
+        raise BadInput("--hf-entity", args.hf_entity, f"must be one this token may write for: {', '.join(names)}")
 
 
-def push(folder: Path, args: Any, scores: Evaluation) -> str:
-    """Upload models, config and a model card of the run in `folder`; returns the repository's id. Can be repeated."""
+def push(folder: Path, args: Any, scores: Evaluation) -> str | None:
+    """Upload models, config and a model card of the run in `folder`; returns the repository's id, None if that failed."""
     repo = f"{args.hf_entity}/{args.env_id.replace('/', '-')}-{args.exp_name}-seed{args.seed}"
     (folder / "README.md").write_text(card(args, scores), encoding="utf-8")
     api = HfApi()
-    api.create_repo(repo, exist_ok=True)
     files = ["*.cleanrl_model", "config.json", "README.md"]  # event files are named after their host
-    api.upload_folder(
-        repo_id=repo, folder_path=folder, allow_patterns=files, commit_message="Model, flags and scores of a run"
-    )
+    try:
+        api.create_repo(repo, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=files, commit_message="Model, flags and scores of a run"
+        )
+    except Exception as error:  # the run is complete and saved; the upload must not hide that behind a traceback
+        notice(f"upload to {repo} failed ({first_line(error)}); the run is kept in {folder}")
+        return None
     return repo
 
 
@@ -57,7 +63,3 @@ model-index:
 Mean return {scores} over {len(scores.returns)} whole games at epsilon {args.eval_epsilon}. All flags, versions and
 single returns are in `config.json`.
 """
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from cleanrl_utils.config import flags, write_json
+from cleanrl_utils.config import BadInput, first_line, flags, write_json
 from cleanrl_utils.evals import Evaluation
 
 PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "gymnasium", "ale-py")
@@ -43,12 +45,15 @@ class TensorBoard:
 class WeightsAndBiases:
     """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account."""
 
-    def __init__(self, args: Any, run_name: str) -> None:
+    def __init__(self, args: Any, run_name: str, config: dict[str, Any]) -> None:
         import wandb  # noqa: PLC0415 - slow to import, and needed under --track only
 
-        self.run = wandb.init(
-            project=args.wandb_project_name, entity=args.wandb_entity, name=run_name, config=flags(args), save_code=True
-        )
+        try:
+            self.run = wandb.init(
+                project=args.wandb_project_name, entity=args.wandb_entity, name=run_name, config=config, save_code=True
+            )
+        except wandb.errors.Error as error:
+            raise BadInput("--track", "on", f"{first_line(error)}; `wandb login`, or WANDB_MODE=offline") from None
         # Each metric has its own step, since offline updates and online steps are different clocks.
         self.run.define_metric("*", step_metric="global_step")
         self.run.define_metric("charts/offline/*", step_metric="offline_step")
@@ -146,17 +151,16 @@ def start_run(args: Any, protocol: dict[str, Any]) -> Tracker:
     To be called when all input has been accepted. `protocol` is stored with the run: what its scores mean.
     """
     now = int(time.time())
-    while True:  # two runs may start in the same second
-        folder = Path("runs") / f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{now}"
-        try:
-            folder.mkdir(parents=True)
-            break
-        except FileExistsError:
-            now += 1
+    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__"
+    while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
+        now += 1
+    folder = Path("runs") / f"{name}{now}"
     config = {"status": "running", "flags": flags(args), "protocol": protocol, "versions": versions(), "commit": commit()}
+    config |= {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "hardware": hardware()}
+    sinks = [WeightsAndBiases(args, folder.name, config)] if args.track else []  # first, since it may refuse
+    folder.mkdir(parents=True)
     write_json(folder / "config.json", config)
-    sinks = [TensorBoard(folder)] + ([WeightsAndBiases(args, folder.name)] if args.track else [])
-    return Tracker(folder, sinks, config)
+    return Tracker(folder, [TensorBoard(folder), *sinks], config)
 
 
 def working(text: str) -> contextlib.AbstractContextManager:
@@ -173,6 +177,13 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def hardware() -> str:
+    """Processor and number of cores; the accelerator, if any, is in the protocol."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{model}, {os.cpu_count()} cores"
 
 
 def commit() -> str | None:

@@ -101,6 +101,10 @@ def test_a_cuda_graph_without_cuda(refused, script):
         ("a: b: c", "not YAML"),
         ("config: other.yaml", "unknown key `config`"),
         ("gamma: 3", "--gamma"),
+        ("exp_name: 2024-13-45", "not YAML"),
+        ("gamma: " + "9" * 400, "a number"),
+        ("[" * 3000, "not YAML"),
+        ("? |\n  two\n  lines\n: 1", "unknown key"),
     ],
 )
 def test_configuration_files(refused, tmp_path, script, text, says):
@@ -142,11 +146,31 @@ def test_a_teacher_that_is_not_in_the_cache_when_offline(refused_teacher):
 
 
 def test_a_folder_without_the_file(refused_teacher, tmp_path):
-    assert "no file dqn_atari.cleanrl_model" in refused_teacher(str(tmp_path))
+    assert "holds no file dqn_atari.cleanrl_model" in refused_teacher(str(tmp_path))
 
 
-def test_a_teacher_that_is_not_a_model_file(refused_teacher, tmp_path):
-    assert "not" in refused_teacher(folder_with(tmp_path, b"this is not a model"))
+@pytest.mark.parametrize(
+    "content", [b"", b"this is not a model", b"\x80\x02", pickle.dumps(1) * 5, b"PK\x03\x04", b"\x89PNG"]
+)
+def test_a_teacher_that_is_not_a_model_file(refused_teacher, tmp_path, content):
+    line = refused_teacher(folder_with(tmp_path, content))
+    assert "is not a plain state_dict" in line or "cannot be read as a torch model" in line
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {1: torch.ones(2), "a": torch.ones(1)},
+        {"network.0.weight": torch.ones(2).to_sparse()},
+        {"network.0.weight": torch.ones(2, device="meta")},
+        {"network.0.weight": torch.ones(2, dtype=torch.complex64)},
+        {"network.0.weight": "text"},
+    ],
+)
+def test_a_teacher_of_odd_entries(refused_teacher, tmp_path, weights):
+    (tmp_path / "teacher").mkdir()
+    torch.save(weights, tmp_path / "teacher" / "dqn_atari.cleanrl_model")
+    assert "not a state_dict of plain tensors" in refused_teacher(str(tmp_path / "teacher"))
 
 
 def test_a_teacher_that_is_cut_short(refused_teacher, tmp_path, teacher):
@@ -202,9 +226,24 @@ def test_a_video_without_its_packages(refused, script, monkeypatch):
 
 
 @BOTH
-def test_wrong_types_on_the_command_line_end_with_status_2(script, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        script.config.run(script.main, script.Args, ["--num-envs", "many"])
-    assert stopped.value.code == 2
-    assert "num-envs" in capsys.readouterr().err
-    assert not Path("runs").exists()
+@pytest.mark.parametrize(
+    ("flags", "says"), [(["--num-envs", "many"], "--num-envs"), (["--device", "gpu"], "'cuda'"), (["--nope", "1"], "--nope")]
+)
+def test_what_the_parser_refuses_is_one_line_too(refused, script, flags, says):
+    assert says in refused(script, *flags)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["a/b", "", "../up", "-x y"])
+def test_names_that_make_no_file(refused, script, name):
+    assert "--exp-name" in refused(script, *TINY_RUN, f"--exp-name={name}")
+
+
+@BOTH
+def test_a_buffer_on_an_accelerator_without_the_networks(refused, script, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "--buffer-device cuda: must be cpu" in refused(script, *TINY_RUN, "--buffer-device", "cuda")
+
+
+def test_notices_do_not_precede_a_refused_teacher(refused):
+    refused(qdagger, *TINY_RUN, *TINY_TEACHER, "--buffer-size", "1", "--teacher-policy-hf-repo", "./no/such/folder")

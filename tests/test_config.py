@@ -16,12 +16,12 @@ CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path):
     (tmp_path / "flags.yaml").write_text(
-        "num-envs: 3\nlearning_rate: 1e-3\ngamma: 1\ndouble_q: true\nsticky_actions: null\n"
+        "num-envs: 3\nlearning_rate: 1e-3\ngamma: 1\ndevice: cpu\ndouble_q: true\nsticky_actions: null\n"
     )
     args = config.parse(dqn.Args, ["--config", "flags.yaml", "--num-envs", "5", "--no-double-q"])
     assert (args.num_envs, args.learning_rate, args.gamma, args.double_q) == (5, 1e-3, 1.0, False)
     assert isinstance(args.gamma, float)
-    assert args.sticky_actions is None
+    assert (args.sticky_actions, args.device) == (None, "cpu")
     assert args.batch_size == dqn.Args().batch_size
 
 

@@ -56,8 +56,8 @@ def test_same_seed_gives_identical_weights_and_another_seed_does_not(train):
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("num_envs", [1, 8, 64])
-def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, monkeypatch, num_envs):
+@pytest.mark.parametrize(("num_envs", "sync_period", "num_syncs"), [(1, 100, 10), (8, 100, 10), (64, 100, 10), (64, 30, 16)])
+def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, monkeypatch, num_envs, sync_period, num_syncs):
     updates, syncs = [], []
     make_update, sync = dqn.make_update, dqn.sync
 
@@ -68,11 +68,10 @@ def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, monkeypa
     monkeypatch.setattr(dqn, "make_update", counting_update)
     monkeypatch.setattr(dqn, "sync", lambda *args: (syncs.append(1), sync(*args)))
     flags = ["--num-envs", str(num_envs), "--total-timesteps", "1280", "--learning-starts", "256", "--batch-size", "1"]
-    train(dqn, *TINY_RUN, *flags, "--buffer-size", "2000", "--target-network-frequency", "100")
+    train(dqn, *TINY_RUN, *flags, "--buffer-size", "2000", "--target-network-frequency", str(sync_period))
     assert len(updates) == (1280 - 256) // 4
-    # Multiples of 100 in (256, 1280]: 300 .. 1200. Several in one vector step are one sync.
-    crossings = {step for step in range(256, 1280, num_envs) if dqn.crossed(step, num_envs, 100)}
-    assert len(syncs) == len(crossings) == 10
+    # Multiples of 100 in (256, 1280]: 300 .. 1200. Of 30 there are two in each step of 64 games: one sync each.
+    assert len(syncs) == num_syncs
 
 
 def test_updates_change_the_weights_only_after_learning_starts(train):
@@ -122,16 +121,16 @@ def test_protocol_flags_run(train, flags):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = ["--total-timesteps", "40", "--learning-starts", "8", "--save-model"]
-    plain = final_weights(train(dqn, *TINY_RUN, *flags))
-    compiled = final_weights(train(dqn, *TINY_RUN, *flags, "--compile"))
+    folders = [train(dqn, *TINY_RUN, *flags, flag) for flag in ("--no-compile", "--compile")]
+    assert [json.loads((folder / "config.json").read_text())["protocol"]["compiled"] for folder in folders] == [False, True]
+    plain, compiled = map(final_weights, folders)
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-4) for key in plain)
 
 
-def test_without_a_compiler_a_run_is_plain_and_says_so(train, monkeypatch):
+def test_without_a_compiler_a_run_is_plain_and_says_so(train, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.warns(UserWarning, match="no-such-compiler") as warnings:
-        folder = train(dqn, *TINY_RUN, "--compile")
-    assert len([w for w in warnings if "--compile" in str(w.message)]) == 1
+    folder = train(dqn, *TINY_RUN, "--compile")
+    assert len([line for line in capsys.readouterr().err.splitlines() if "no-such-compiler" in line]) == 1
     assert json.loads((folder / "config.json").read_text())["protocol"]["compiled"] is False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cleanrl_utils import evals
 from cleanrl_utils.evals import evaluate
 
 
@@ -63,13 +64,17 @@ def test_epsilon_draws_its_own_random_numbers():
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.25])
-def test_epsilon_is_the_share_of_random_actions(epsilon):
-    seen = []
+@pytest.mark.parametrize("epsilon", [0.0, 0.25, 1.0])
+def test_epsilon_is_the_share_of_random_actions(monkeypatch, epsilon):
+    played = []
 
-    def watch(obs: np.ndarray) -> np.ndarray:
-        seen.append(len(obs))
-        return still(obs)
+    class Watched(evals.AtariVectorEnv):
+        def step(self, actions):
+            played.extend(actions.tolist())
+            return super().step(actions)
 
-    evaluate(watch, "PongNoFrameskip-v4", episodes=1, seed=1, epsilon=epsilon, max_frames=400)
-    assert seen == [1] * 100, "the player is asked at every step"
+    monkeypatch.setattr(evals, "AtariVectorEnv", Watched)
+    evaluate(still, "PongNoFrameskip-v4", episodes=4, seed=1, epsilon=epsilon, max_frames=2000)
+    # The player always does 0; a random action is something else five times in six.
+    assert np.mean(np.array(played) != 0) == pytest.approx(epsilon * 5 / 6, abs=0.03)
+    assert len(played) == 4 * 500

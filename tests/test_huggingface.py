@@ -43,6 +43,7 @@ def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher(hub, tmp_path, te
     assert {"config.json", "README.md"} <= files.keys()
     assert b"mean_reward" in files["README.md"]
     assert not any(str(tmp_path).encode() in content for content in files.values()), "a local path went out"
+    assert not [name for name in files if "tfevents" in name], "event files are named after their host"
 
     # 16 updates do not make a teacher; the one in the box takes its place behind the same name.
     files["dqn_atari.cleanrl_model"] = (teacher / "dqn_atari.cleanrl_model").read_bytes()
@@ -62,6 +63,12 @@ def test_what_the_hub_does_not_have(hub, tmp_path, repo, says):
     assert says in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_entity_that_the_token_may_not_write_for_is_refused_before_training(hub, tmp_path):
+    result = run(hub, tmp_path, "dqn_atari", "--save-model", "--upload-model", "--hf-entity", "someone-else")
+    assert result.returncode == 2, result.stderr
+    assert "--hf-entity someone-else: must be one this token may write for: me" in result.stderr
 
 
 def test_a_token_that_the_hub_does_not_know_is_refused_before_training(hub, tmp_path):

@@ -27,14 +27,15 @@ def test_a_failed_write_leaves_the_file_before(tmp_path, monkeypatch):
     path = tmp_path / "x.cleanrl_model"
     models.save_weights({"a": torch.ones(2)}, path)
 
-    def full_disk(_, temporary):
-        temporary.write_bytes(b"half")
+    def full_disk(_, file):
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="no space"):
         models.save_weights({"a": torch.zeros(2)}, path)
     assert models.load_weights(path)["a"].tolist() == [1, 1]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("content", [{"a": 1}, [torch.ones(1)], torch.ones(1)])

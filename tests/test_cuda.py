@@ -1,0 +1,72 @@
+"""The same on a GPU; skipped where there is none."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from cleanrl import dqn_atari as dqn
+from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
+from cleanrl_utils import models
+from tests.conftest import TINY_RUN, TINY_TEACHER
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+CUDA = [*TINY_RUN, "--device", "cuda", "--save-model"]
+
+
+def filled(device: torch.device) -> dqn.ReplayBuffer:
+    rb = dqn.ReplayBuffer(400, 2, 3, 0.99, device)
+    generator = torch.Generator().manual_seed(0)
+    rb.frames.copy_(torch.randint(-(2**62), 2**62, rb.frames.shape, generator=generator))
+    rb.actions.copy_(torch.randint(0, 6, rb.actions.shape, generator=generator))
+    rb.rewards.copy_(torch.randint(-1, 2, rb.rewards.shape, generator=generator))
+    rb.ages.fill_(3)
+    return rb
+
+
+def test_sampling_is_that_of_the_cpu():
+    index = torch.arange(20, 300, 7)
+    on_cpu, on_cuda = filled(torch.device("cpu")).sample(index), filled(torch.device("cuda")).sample(index.cuda())
+    assert all(torch.equal(here, there.cpu()) for here, there in zip(on_cpu, on_cuda, strict=True))
+
+
+def updater(graph: bool):
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    q_network, target_network = dqn.NatureCNN(6).cuda(), dqn.NatureCNN(6).cuda()
+    optimizer = torch.optim.Adam(q_network.parameters(), lr=1e-3, fused=True, capturable=True)
+    loss_fn = lambda batch: dqn.td_loss(q_network, target_network, batch, True, True, False)  # noqa: E731
+    update = dqn.make_update(loss_fn, optimizer, filled(device), device)
+    if graph:
+        update = dqn.cuda_graph(update, 32, functools.partial(dqn.learner_state, q_network, optimizer))
+    return q_network, update
+
+
+def test_a_graph_learns_as_the_plain_update():
+    (plain_network, plain), (graph_network, graph) = updater(graph=False), updater(graph=True)
+    index = torch.arange(20, 340, 10).cuda()
+    for shift in range(5):
+        plain(index + shift)
+        graph(index + shift)
+    for a, b in zip(plain_network.parameters(), graph_network.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_an_update_never_waits_for_the_device():
+    _, update = updater(graph=False)
+    index = torch.arange(20, 340, 10).cuda()
+    update(index)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        update(index)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("flags", [[], ["--cuda-graph"], ["--compile"], ["--buffer-device", "cpu"], ["--bf16"]])
+def test_runs(train, teacher, flags):
+    folder = train(dqn, *CUDA, *flags)
+    assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn_atari.cleanrl_model").values())
+    train(qdagger, *CUDA, *TINY_TEACHER, *flags, "--teacher-policy-hf-repo", str(teacher))
