@@ -28,7 +28,7 @@ def test_from_teacher_folder_to_saved_students(train, teacher):
     run = json.loads((folder / "config.json").read_text())
     assert run["status"] == "complete"
     assert list(run["evaluations"]) == ["random", "teacher", "offline student", "online student"]
-    assert run["protocol"]["teacher"] == str(teacher)
+    assert run["protocol"]["teacher"] == teacher.name, "no local folder in what may be shared"
     offline, last = (models.load_weights(folder / f"{name}.cleanrl_model") for name in (f"{NAME}-offline", NAME))
     qdagger.ImpalaCNN(6).load_state_dict(last, strict=True)
     assert not all(torch.equal(offline[key], last[key]) for key in last), "the online phase learned"
@@ -145,7 +145,8 @@ def test_distillation_fades_with_the_learning_rate(train, teacher, monkeypatch):
     flags += ["--offline-learning-rate-end", "4e-4"]
     train(qdagger, *TINY, *flags, "--teacher-policy-hf-repo", str(teacher))
     assert [rate for pair in rates[:3] for rate in pair] == pytest.approx([3, 1e-3, 3, 8e-4, 3, 6e-4])
-    assert rates[-1] == pytest.approx((0.75, 4e-4))
+    # Online the rate goes on from where the offline phase left it: 2e-4 + (4e-4 - 2e-4) * 0.25.
+    assert rates[-1] == pytest.approx((0.75, 2.5e-4))
 
 
 def test_with_no_flag_the_teacher_is_the_model_in_the_box():
