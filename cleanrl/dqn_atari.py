@@ -89,8 +89,12 @@ class Args:
     """environment steps over all environments; frames are 4 times that (paper: 50M)"""
     learning_rate: float = 1e-4
     """learning rate of Adam (paper: RMSProp, 2.5e-4)"""
+    learning_rate_end: float | None = None
+    """learning rate at the end, on a line from learning-rate over total-timesteps; default: no decay"""
     adam_eps: float = 1e-8
     """epsilon of Adam"""
+    initial_model: str | None = None
+    """model file whose weights the run starts from; default: random weights"""
     buffer_size: int = 1_000_000
     """transitions in the replay buffer, 7.1 kB each"""
     gamma: float = 0.99
@@ -126,7 +130,7 @@ def check(args: Args) -> None:
         args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step",
     )  # fmt: skip
-    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts")
+    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts", "learning_rate_end")
     config.require_probability(
         args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
     )
@@ -468,11 +472,14 @@ def main(args: Args) -> Path:
 
     q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
     target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
+    if args.initial_model is not None:
+        with models.explained("--initial-model", args.initial_model):
+            models.load_into(q_network, Path(args.initial_model))
     target_network.load_state_dict(q_network.state_dict())
     # Differs from the paper: Adam in place of RMSProp.
-    on_cuda = device.type == "cuda"
+    learning_rate, on_cuda = torch.tensor(args.learning_rate, device=device), device.type == "cuda"
     optimizer = torch.optim.Adam(
-        q_network.parameters(), lr=args.learning_rate, eps=args.adam_eps, fused=device.type != "mps", capturable=on_cuda
+        q_network.parameters(), lr=learning_rate, eps=args.adam_eps, fused=device.type != "mps", capturable=on_cuda
     )
     rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
 
@@ -491,6 +498,7 @@ def main(args: Args) -> Path:
     if args.cuda_graph:
         update = cuda_graph(update, args.batch_size, functools.partial(learner_state, q_network, optimizer))
 
+    lr_end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
     learner = {"device": device.type, "compiled": compiled, "bf16": bf16}
     with start_run(args, protocol(args) | learner) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
@@ -522,6 +530,7 @@ def main(args: Args) -> Path:
             # Send; the games go on in their threads while the network learns from what is already stored.
             envs.send(actions)
             if global_step >= args.learning_starts:
+                learning_rate.fill_(linear_schedule(args.learning_rate, lr_end, args.total_timesteps, global_step))
                 num_updates = crossed(global_step, args.num_envs, args.train_frequency)
                 for index in to_device(rb.draw(num_updates, args.batch_size, sample_rng), buffer_device):
                     metrics = update(index)
