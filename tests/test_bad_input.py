@@ -114,6 +114,10 @@ def test_configuration_files(refused, tmp_path, script, text, says):
     assert not Path("hacked").exists()
 
 
+def test_an_initial_model_that_is_none(refused, tmp_path):
+    assert "--initial-model no.cleanrl_model" in refused(dqn, *TINY_RUN, "--initial-model", "no.cleanrl_model")
+
+
 @BOTH
 def test_a_missing_configuration_file(refused, script):
     assert "--config no.yaml" in refused(script, *TINY_RUN, "--config=no.yaml")

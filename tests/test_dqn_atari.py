@@ -83,6 +83,39 @@ def test_updates_change_the_weights_only_after_learning_starts(train):
     assert not any(torch.equal(trained[key], initial[key]) for key in initial)
 
 
+def test_a_run_starts_from_the_weights_it_is_given(train):
+    first = train(dqn, *TINY_RUN, "--save-model", "--seed", "5")
+    model = str(first / "dqn_atari.cleanrl_model")
+    second = train(dqn, *TINY_RUN, "--save-model", "--initial-model", model, "--learning-starts", "1000")
+    before, after = final_weights(first), final_weights(second)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_learning_rate_falls_on_a_line(train, monkeypatch):
+    rates, adam = [], torch.optim.Adam
+
+    class Watched(adam):
+        def step(self, *args):
+            rates.append(self.param_groups[0]["lr"].item())
+            return super().step(*args)
+
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
+    train(
+        dqn,
+        *TINY_RUN,
+        "--num-envs",
+        "4",
+        "--learning-rate",
+        "1e-3",
+        "--learning-rate-end",
+        "2e-4",
+        "--learning-starts",
+        "32",
+    )
+    # An update at each of the steps 32, 36 .. 60 of 64: 1e-3 - 8e-4 * step / 64.
+    assert rates == pytest.approx([1e-3 - 8e-4 * step / 64 for step in range(32, 64, 4)])
+
+
 def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, capsys):
     flags = "--learning-starts 10 --total-timesteps 16 --buffer-size 10 --batch-size 4 --num-envs 8".split()
     train(dqn, *TINY_RUN, *flags)
