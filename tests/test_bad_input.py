@@ -114,7 +114,7 @@ def test_configuration_files(refused, tmp_path, script, text, says):
     assert not Path("hacked").exists()
 
 
-def test_an_initial_model_that_is_none(refused, tmp_path):
+def test_an_initial_model_that_is_not_there(refused):
     assert "--initial-model no.cleanrl_model" in refused(dqn, *TINY_RUN, "--initial-model", "no.cleanrl_model")
 
 
