@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -40,50 +41,71 @@ def moving_mean(values: list[float], width: int) -> list[float]:
 
 
 def draw(run: Path, out: Path) -> None:
-    """Write the picture: losses and returns of the offline phase, if there was one, and returns by steps."""
+    """Write the picture: offline losses and returns, if there was such a phase, returns by steps, and final scores."""
     import matplotlib  # noqa: PLC0415 - an extra
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     metrics = scalars(run)
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    offline = "charts/offline/loss" in metrics
-    size = (12, 3.6) if offline else (7, 3.6)
-    figure, axes = plt.subplots(1, 3 if offline else 1, figsize=size, layout="constrained", squeeze=False)
-    axes, scores = list(axes[0]), config.get("evaluations", {})
-    lines = {name: scores[name]["returns"] for name in ("random", "teacher") if name in scores}
-
-    if offline:
-        losses = axes.pop(0)
-        for name, color in (("distill_loss", ORANGE), ("q_loss", BLUE)):
-            steps, values = metrics[f"charts/offline/{name}"]
-            losses.plot(steps, values, color=color, alpha=0.25)
-            losses.plot(steps, moving_mean(values, 10), color=color, label=name)
-        losses.set(title="offline: losses", xlabel="updates", yscale="log")
-        losses.legend(frameon=False)
-        _returns(axes[0], lines, {"student": metrics.get("charts/offline/avg_episodic_return")})
-        axes.pop(0).set(title="offline: evaluation return", xlabel="updates")
-
-    _returns(axes[0], lines, {"student" if offline else "agent": metrics.get("eval/episodic_return")})
-    if "charts/episodic_return" in metrics:
-        steps, values = metrics["charts/episodic_return"]
-        axes[0].plot(steps, values, ".", color=BLUE, alpha=0.15, markersize=3)
-        axes[0].plot(steps, moving_mean(values, 20), color=BLUE, label="training games, mean of 20")
-        axes[0].legend(frameon=False)
-    axes[0].set(title="online: return" if offline else "return", xlabel="environment steps")
+    scores = json.loads((run / "config.json").read_text(encoding="utf-8")).get("evaluations", {})
+    panels = [_online]
+    if len(metrics.get("charts/offline/avg_episodic_return", ((), ()))[0]) > 1:
+        panels.insert(0, _offline)
+    if "charts/offline/loss" in metrics:
+        panels.insert(0, _losses)
+    if scores:
+        panels.append(_scores)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), layout="constrained", squeeze=False)
+    for panel, axis in zip(panels, axes[0], strict=True):
+        panel(axis, metrics, scores)
     figure.suptitle(run.name, fontsize=9, color=GREY)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
 
-def _returns(axis, lines: dict[str, list[float]], series: dict[str, tuple | None]) -> None:  # noqa: ANN001
-    for (name, returns), style in zip(lines.items(), (":", "--"), strict=False):
-        axis.axhline(sum(returns) / len(returns), color=GREY, linestyle=style, label=name)
-    for name, points in series.items():
-        if points is not None:
-            axis.plot(*points, "o-", color=GREEN, label=f"{name}, evaluation")
+def _losses(axis: Any, metrics: dict, scores: dict) -> None:  # noqa: ARG001 - panels are called alike
+    for name, color in (("distill_loss", ORANGE), ("q_loss", BLUE)):
+        steps, values = metrics[f"charts/offline/{name}"]
+        axis.plot(steps, values, color=color, alpha=0.25)
+        axis.plot(steps, moving_mean(values, 10), color=color, label=name)
+    axis.set(title="offline: losses of single batches", xlabel="updates", yscale="log")
     axis.legend(frameon=False)
+
+
+def _offline(axis: Any, metrics: dict, scores: dict) -> None:
+    axis.plot(*metrics["charts/offline/avg_episodic_return"], "o-", color=GREEN, label="student, evaluation")
+    _goals(axis, scores)
+    axis.set(title="offline: evaluation return", xlabel="updates", xlim=(0, None))
+
+
+def _online(axis: Any, metrics: dict, scores: dict) -> None:
+    if "charts/episodic_return" in metrics:
+        steps, values = metrics["charts/episodic_return"]
+        axis.plot(steps, values, ".", color=BLUE, alpha=0.3, markersize=4)
+        axis.plot(steps, moving_mean(values, 20), color=BLUE, label="training games, mean of 20")
+    if "eval/episodic_return" in metrics:
+        axis.plot(*metrics["eval/episodic_return"], "o-", color=GREEN, label="evaluation")
+    _goals(axis, scores)
+    axis.set(title="online: return", xlabel="environment steps", xlim=(0, None))
+
+
+def _goals(axis: Any, scores: dict) -> None:
+    for name, style in (("random", ":"), ("teacher", "--")):
+        if name in scores:
+            axis.axhline(
+                sum(scores[name]["returns"]) / len(scores[name]["returns"]), color=GREY, linestyle=style, label=name
+            )
+    axis.legend(frameon=False)
+
+
+def _scores(axis: Any, metrics: dict, scores: dict) -> None:  # noqa: ARG001 - panels are called alike
+    for place, (name, score) in enumerate(scores.items()):
+        returns = score["returns"]
+        axis.plot([place] * len(returns), returns, ".", color=BLUE, alpha=0.2)
+        axis.plot(place, sum(returns) / len(returns), "_", color=ORANGE, markersize=28, markeredgewidth=2.5, label=name)
+    axis.set(title="single games and their mean", xlim=(-0.6, len(scores) - 0.4))
+    axis.set_xticks(range(len(scores)), [name.replace(" ", "\n") for name in scores])
 
 
 def main(args: Args) -> Path:
