@@ -110,7 +110,7 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> Path:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Overwriting existing videos")  # one folder holds the games of all evaluations
         env = gym.wrappers.RecordVideo(
-            env, str(folder), name_prefix=name, episode_trigger=lambda _: True, disable_logger=True
+            env, str(folder), name_prefix=name, episode_trigger=lambda _: True, fps=60, disable_logger=True
         )
     env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
