@@ -490,7 +490,7 @@ def main(args: Args) -> Path:
     act = functools.partial(greedy_actions, q_network)
     if compiled:
         loss_fn, act = torch.compile(loss_fn, dynamic=False), torch.compile(act, dynamic=False)
-    with working("compiling"):
+    with working("compiling" if compiled else "warming up"):
         act(torch.as_tensor(next_obs, device=device))
         blank = rb.sample(torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device))
         loss_fn(Batch(*(values.to(device) for values in blank)))[0].backward()
@@ -518,12 +518,12 @@ def main(args: Args) -> Path:
                 film_game(act, args, tracker.folder.name, f"step-{step}")
             return result
 
+        exploration_steps = args.exploration_fraction * args.total_timesteps
         tracker.phase("training", args.total_timesteps)
         for global_step in range(0, args.total_timesteps, args.num_envs):
             # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
             # replay keeps what was played.
             obs = torch.as_tensor(next_obs, device=device)
-            exploration_steps = args.exploration_fraction * args.total_timesteps
             epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
             actions = fire(epsilon_greedy(act(obs).cpu().numpy(), num_actions, epsilon, act_rng))
 

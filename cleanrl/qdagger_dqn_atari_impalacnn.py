@@ -702,6 +702,7 @@ def train_online(
     lr_start = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
     lr_end = lr_start if args.learning_rate_end is None else args.learning_rate_end
     metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
+    exploration_steps = args.exploration_fraction * args.total_timesteps
     steps_done = 0
     tracker.phase("online training", args.total_timesteps)
     for global_step in range(0, args.total_timesteps, args.num_envs):
@@ -709,7 +710,6 @@ def train_online(
         # replay keeps what was played.
         # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
         obs = torch.as_tensor(next_obs, device=learner.device)
-        exploration_steps = args.exploration_fraction * args.total_timesteps
         epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + global_step)
         actions = fire(epsilon_greedy(act(obs).cpu().numpy(), num_actions, epsilon, act_rng))
 
@@ -789,13 +789,20 @@ def main(args: Args) -> Path:
         capturable=device.type == "cuda",
     )
 
-    # What is compiled. The warm-up keeps compilation out of SPS.
+    rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
+
+    # What is compiled, and warmed up so that compilation does not count in SPS.
     def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
         return qdagger_loss(q_network, target_network, teacher_network, batch, coefficient, args, bf16)
 
     act, teacher_act = functools.partial(greedy_actions, q_network), functools.partial(greedy_actions, teacher_network)
     if compiled:
         loss_fn, act, teacher_act = (torch.compile(function, dynamic=False) for function in (loss_fn, act, teacher_act))
+    with working("compiling" if compiled else "warming up"):
+        for function in (act, teacher_act):
+            function(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
+        blank = rb.sample(torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device))
+        loss_fn(Batch(*(values.to(device) for values in blank)))[0].backward()
     learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, learning_rate, device)
     student_player = player(q_network, device)
 
@@ -824,12 +831,6 @@ def main(args: Args) -> Path:
         if args.capture_video:
             film_game(teacher_player, args, tracker.folder.name, "teacher")
 
-        rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
-        with working("compiling"):
-            blank = rb.sample(torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device))
-            loss_fn(Batch(*(values.to(device) for values in blank)))[0].backward()
-            for function in (act, teacher_act):
-                function(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
         collect(teacher_act, args, rb, device, tracker)
         train_offline(learner, args, rb, tracker, evaluate_offline)
         scores["offline student"] = evaluate_offline(args.offline_steps)

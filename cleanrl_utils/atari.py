@@ -71,15 +71,16 @@ def env_seeds(seed: int, purpose: int, first: int, count: int) -> np.ndarray:
     return np.array([np.random.SeedSequence([seed, purpose, game]).generate_state(1)[0] >> 1 for game in games])
 
 
-class FireAfterLifeLoss:
-    """Presses FIRE after a lost life in games that wait for it, as the classic wrappers do.
+def waits_for_fire(meanings: list[str]) -> bool:
+    """Whether a game waits for FIRE, by the rule of the classic wrappers: it is action 1 of the minimal set."""
+    return len(meanings) >= 3 and meanings[1] == "FIRE"
 
-    The rule is theirs: a game waits for FIRE if action 1 of its minimal set is FIRE.
-    """
+
+class FireAfterLifeLoss:
+    """Presses FIRE after a lost life in games that wait for it, as the classic wrappers do."""
 
     def __init__(self, envs: AtariVectorEnv, infos: dict[str, np.ndarray]) -> None:
-        meanings = [action.name for action in envs.ale.get_action_set()]
-        self.needed = len(meanings) >= 3 and meanings[1] == "FIRE"
+        self.needed = waits_for_fire([action.name for action in envs.ale.get_action_set()])
         self.lives = infos["lives"]
         self.lost = np.zeros(envs.num_envs, dtype=bool)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import io
 import json
@@ -182,8 +181,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def flags(args: Any) -> dict[str, Any]:
-    """The flags of a run as a dictionary."""
-    return dataclasses.asdict(args)

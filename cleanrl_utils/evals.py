@@ -12,7 +12,7 @@ import numpy as np
 from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
-from cleanrl_utils.atari import MAX_FRAMES, FireAfterLifeLoss, env_seeds, game_settings, num_threads
+from cleanrl_utils.atari import MAX_FRAMES, FireAfterLifeLoss, env_seeds, game_settings, num_threads, waits_for_fire
 from cleanrl_utils.config import BadInput
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -115,14 +115,14 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> Path:
     env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, PURPOSE, 0])
-    waits_for_fire = env.unwrapped.get_action_meanings()[1:2] == ["FIRE"]
+    needs_fire = waits_for_fire(env.unwrapped.get_action_meanings())
     obs, info = env.reset(seed=int(env_seeds(args.seed, PURPOSE, 0, 1)[0]))
-    press_fire, done = waits_for_fire, False
+    press_fire, done = needs_fire, False
     while not done:
         action = rng.integers(env.action_space.n) if rng.random() < args.eval_epsilon else act(obs[None])[0]
         lives = info["lives"]
         obs, _, terminated, truncated, info = env.step(1 if press_fire else int(action))
-        press_fire = waits_for_fire and info["lives"] < lives
+        press_fire = needs_fire and info["lives"] < lives
         done = terminated or truncated
     env.close()
     return folder / f"{name}-episode-0.mp4"

@@ -20,7 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from cleanrl_utils.config import BadInput, first_line, flags, write_json
+from cleanrl_utils.config import BadInput, first_line, write_json
 from cleanrl_utils.evals import Evaluation
 
 PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "gymnasium", "ale-py")
@@ -119,7 +119,7 @@ class Tracker:
 
     def finish(self, results: dict[str, Any], scores: dict[str, Evaluation]) -> None:
         """Mark the run complete, with its results and scores, close everything and show the scores."""
-        results |= {"wall_time": round(time.time() - self.started, 1)}
+        results = results | {"wall_time": round(time.time() - self.started, 1)}
         self.close(results | {f"score/{name}": score.mean for name, score in scores.items()})
         if self.folder is None:
             return
@@ -155,8 +155,8 @@ def start_run(args: Any, protocol: dict[str, Any]) -> Tracker:
     while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
         now += 1
     folder = Path("runs") / f"{name}{now}"
-    config = {"status": "running", "flags": flags(args), "protocol": protocol, "versions": versions(), "commit": commit()}
-    config |= {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "hardware": hardware()}
+    config = {"status": "running", "flags": dataclasses.asdict(args), "protocol": protocol, "versions": versions()}
+    config |= {"commit": commit(), "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "hardware": hardware()}
     sinks = [WeightsAndBiases(args, folder.name, config)] if args.track else []  # first, since it may refuse
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config)

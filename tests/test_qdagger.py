@@ -6,6 +6,8 @@ import gc
 import json
 import shutil
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,18 @@ from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER
 
 TINY = [*TINY_RUN, *TINY_TEACHER]
 NAME = "qdagger_dqn_atari_impalacnn"
+
+
+def watch_updates(monkeypatch: pytest.MonkeyPatch, look: Callable[[qdagger.ReplayBuffer], Any]) -> list[Any]:
+    """What `look` finds in the buffer before each update of the run to come."""
+    seen, make_update = [], qdagger.make_update
+
+    def watched(loss_fn, optimizer, rb, device):
+        update = make_update(loss_fn, optimizer, rb, device)
+        return lambda index: (seen.append(look(rb)), update(index))[1]
+
+    monkeypatch.setattr(qdagger, "make_update", watched)
+    return seen
 
 
 def test_from_teacher_folder_to_saved_students(train, teacher):
@@ -90,14 +104,7 @@ def test_offline_training_brings_the_student_to_its_teacher(train, teacher, monk
 
 
 def test_online_learning_waits_for_transitions_in_the_online_buffer(train, teacher, monkeypatch):
-    sizes = []
-    make_update = qdagger.make_update
-
-    def watching(loss_fn, optimizer, rb, device):
-        update = make_update(loss_fn, optimizer, rb, device)
-        return lambda index: (sizes.append((rb.num_rows, rb.num_valid)), update(index))[1]
-
-    monkeypatch.setattr(qdagger, "make_update", watching)
+    sizes = watch_updates(monkeypatch, lambda rb: (rb.num_rows, rb.num_valid))
     train(qdagger, *TINY, "--learning-starts", "40", "--buffer-size", "500", "--teacher-policy-hf-repo", str(teacher))
     offline, online = ([valid for rows, valid in sizes if rows == wanted] for wanted in (32, 250))
     assert offline == [64] * 8, "offline: 8 updates on the teacher's 64 transitions"
@@ -166,13 +173,7 @@ def test_a_teacher_under_another_name_is_found_by_it(teacher, tmp_path):
 
 
 def test_learning_starts_can_be_reached_with_a_smaller_buffer(train, teacher, monkeypatch):
-    added, make_update = [], qdagger.make_update
-
-    def watching(loss_fn, optimizer, rb, device):
-        update = make_update(loss_fn, optimizer, rb, device)
-        return lambda index: (added.append(rb.num_added), update(index))[1]
-
-    monkeypatch.setattr(qdagger, "make_update", watching)
+    added = watch_updates(monkeypatch, lambda rb: rb.num_added)
     train(qdagger, *TINY, "--learning-starts", "40", "--buffer-size", "20", "--teacher-policy-hf-repo", str(teacher))
     assert len([count for count in added if count < 64]) == (64 - 40) // 4
 
