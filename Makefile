@@ -1,14 +1,19 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
+# make quickstart-jax   the same by the JAX twin
 # make test         every test
 # make check        lint, lock file, docs: what CI runs after the tests
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
 
-.PHONY: quickstart test check docs lock clean
+.PHONY: quickstart quickstart-jax test check docs lock clean
 
 quickstart: .venv/run
 	.venv/bin/python cleanrl/qdagger_dqn_atari_impalacnn.py --config benchmark/configs/quickstart.yaml $(FLAGS)
+	.venv/bin/python -m cleanrl_utils.curves
+
+quickstart-jax: .venv/run-jax
+	.venv/bin/python cleanrl/qdagger_dqn_atari_jax_impalacnn.py --config benchmark/configs/quickstart.yaml $(FLAGS)
 	.venv/bin/python -m cleanrl_utils.curves
 
 test: .venv/dev
@@ -31,8 +36,12 @@ docs: .venv/dev
 	$(PIP) --editable '.[atari,plots]'
 	touch $@
 
+.venv/run-jax: .venv/run
+	$(PIP) --editable '.[atari,jax,plots]'
+	touch $@
+
 .venv/dev: .venv/run
-	$(PIP) --editable '.[atari,plots,video,docs,dev]'
+	$(PIP) --editable '.[atari,jax,plots,video,docs,dev]'
 	touch $@
 
 # Poetry has many dependencies and checks one file, so it has an environment of its own.

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads, protocol
-from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
+from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.tracking import start_run, working
@@ -499,6 +500,15 @@ def main(args: Args) -> Path:
         update = cuda_graph(update, args.batch_size, functools.partial(learner_state, q_network, optimizer))
 
     lr_end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
+    evaluate_policy = functools.partial(
+        evaluate,
+        env_id=args.env_id,
+        episodes=args.eval_episodes,
+        seed=args.seed,
+        epsilon=args.eval_epsilon,
+        sticky_actions=args.sticky_actions,
+        max_frames=args.eval_max_frames,
+    )
     learner = {"device": device.type, "compiled": compiled, "bf16": bf16}
     with start_run(args, protocol(args) | learner) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
@@ -506,16 +516,14 @@ def main(args: Args) -> Path:
 
         def evaluate_network(step: int) -> Evaluation:
             nonlocal best
-            act = player(q_network, device)
-            result = evaluate(
-                act, args.env_id, args.eval_episodes, args.seed, args.eval_epsilon, args.sticky_actions, args.eval_max_frames
-            )
+            policy = player(q_network, device)
+            result = evaluate_policy(policy)
             tracker.scalars({"eval/episodic_return": result.mean}, step)
             if args.save_model and args.eval_frequency and result.mean > best:
                 models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
             best = max(best, result.mean)
             if args.capture_video:
-                film_game(act, args, tracker.folder.name, f"step-{step}")
+                film_game(policy, args, tracker.folder.name, f"step-{step}")
             return result
 
         exploration_steps = args.exploration_fraction * args.total_timesteps

@@ -8,7 +8,6 @@ then go on online while the distillation fades. Each is the loop of dqn_atari.py
 from __future__ import annotations
 
 import functools
-import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ale_py.vector_env import AtariVectorEnv
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from cleanrl_utils import config, models
@@ -33,7 +31,8 @@ from cleanrl_utils.atari import (
     num_threads,
     protocol,
 )
-from cleanrl_utils.devices import can_compile, choose_devices, keep_freed_memory, use_bf16
+from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.tracking import Tracker, start_run, working
@@ -303,18 +302,10 @@ def load_teacher(args: Args, num_actions: int) -> tuple[NatureCNN, str]:
 
     Raises `config.BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
     """
-    filename = f"{args.teacher_model_exp_name}.cleanrl_model"
-    game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", args.env_id.removeprefix("ALE/"))
-    name = f"{game}NoFrameskip-v4-{args.teacher_model_exp_name}-seed1"
-    source = args.teacher_policy_hf_repo
-    if source is None:
-        source = str(models.ZOO / name) if (models.ZOO / name / filename).exists() else f"cleanrl/{name}"
+    source = args.teacher_policy_hf_repo or models.teacher_source(args.env_id, args.teacher_model_exp_name)
     teacher_network = NatureCNN(num_actions)
     with models.explained("--teacher-policy-hf-repo", source):
-        if Path(source).is_dir():
-            path = Path(source) / filename
-        else:
-            path = Path(hf_hub_download(source, filename, revision=args.teacher_revision))
+        path = models.fetch(source, f"{args.teacher_model_exp_name}.cleanrl_model", args.teacher_revision)
         models.load_into(teacher_network, path)  # weights only: nothing in the file is run
     return teacher_network, source
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cleanrl_utils.config import BadInput, first_line, replacing
+import numpy as np
+
+from cleanrl_utils import formats
+from cleanrl_utils.config import BadInput, first_line, notice, replacing
 
 if TYPE_CHECKING:
     import torch
+    from flax import linen as nn
 
 ZOO = Path(__file__).parent / "zoo"
 """The models in the box, each in the layout of a Hub repository."""
@@ -18,6 +23,14 @@ ZOO = Path(__file__).parent / "zoo"
 
 class ModelError(Exception):
     """A model file that is missing or unusable; the text says what to do."""
+
+
+def teacher_source(env_id: str, exp_name: str) -> str:
+    """Where a game's teacher is unless a flag says: in the box, under any name, else CleanRL's repository on the Hub."""
+    game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", env_id.removeprefix("ALE/"))
+    name = f"{game}NoFrameskip-v4-{exp_name}-seed1"
+    boxed = [ZOO / name, *sorted(ZOO.glob(f"{game}NoFrameskip-v4-dqn_atari*-seed1"))]
+    return next((str(folder) for folder in boxed if folder.is_dir()), f"cleanrl/{name}")
 
 
 def public_name(source: str) -> str:
@@ -60,6 +73,37 @@ def explained(flag: str, source: str) -> Iterator[None]:
     raise BadInput(flag, source, text)
 
 
+def fetch(source: str, filename: str, revision: str | None) -> Path:
+    """The model file of a local folder or a Hub repository; of one that holds a single model, that one.
+
+    Raises `ModelError`, or the errors of the Hub's client: call it under `explained`.
+    """
+    from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download  # noqa: PLC0415
+
+    if Path(source).is_dir():
+        if (Path(source) / filename).is_file():
+            return Path(source) / filename
+        return Path(source) / _only_model([path.name for path in Path(source).iterdir()], source, filename)
+    try:
+        return Path(hf_hub_download(source, filename, revision=revision))
+    except errors.LocalEntryNotFoundError:  # no network: whatever the cache holds of this repository
+        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        return folder / _only_model([path.name for path in folder.iterdir()], source, filename)
+    except errors.EntryNotFoundError:
+        name = _only_model(HfApi().list_repo_files(source, revision=revision), source, filename)
+        return Path(hf_hub_download(source, name, revision=revision))
+
+
+def _only_model(names: list[str], source: str, wanted: str) -> str:
+    """The one model among the files of `source`, with a line that says so. Raises `ModelError`."""
+    found = sorted(name for name in names if name.endswith(".cleanrl_model"))
+    if len(found) != 1:
+        there = f"; it holds {', '.join(found)}" if found else ""
+        raise ModelError(f"holds no file {wanted}{there}; --teacher-model-exp-name names it")
+    notice(f"{public_name(source)} holds {found[0]}, not {wanted}: using that")
+    return found[0]
+
+
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
     """Write a torch state_dict to `path`, whole or not at all."""
     import torch  # noqa: PLC0415 - the JAX scripts import this module too
@@ -68,23 +112,41 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
         torch.save({key: value.detach().cpu().contiguous() for key, value in weights.items()}, file)
 
 
+def save_params(params: Any, path: Path) -> None:
+    """Write the parameters of a flax network to `path` as msgpack, whole or not at all."""
+    from flax import serialization  # noqa: PLC0415 - the torch scripts import this module too
+
+    with replacing(path) as file:
+        file.write(serialization.to_bytes(params))
+
+
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state_dict in `path`, on the CPU. Raises `ModelError`; never runs code from the file."""
+    """The weights in `path`, of either framework, as a state_dict on the CPU. Raises `ModelError`."""
     import pickle  # noqa: PLC0415 - for the name of its error only
 
     import torch  # noqa: PLC0415
 
     if not path.is_file():
         raise ModelError(f"holds no file {path.name}")
+    if formats.is_flax(path):
+        weights = formats.to_torch(_read(formats.read_flax, path))
+        return {key: torch.tensor(value, dtype=torch.float32) for key, value in weights.items()}
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ModelError("is not a plain state_dict: it is no torch file, or holds code, which is refused") from None
+        raise ModelError("is not a plain state_dict: it is no model file, or holds code, which is refused") from None
     except Exception as error:  # torch raises whatever the damage leads to
         raise ModelError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
     if not (isinstance(weights, dict) and all(_plain(key, value) for key, value in weights.items())):
         raise ModelError("is not a state_dict of plain tensors")
     return weights
+
+
+def _read(read: Callable[[Path], formats.Weights], path: Path) -> formats.Weights:
+    try:
+        return read(path)
+    except formats.FormatError as error:
+        raise ModelError(str(error)) from None
 
 
 def _plain(key: object, value: object) -> bool:
@@ -97,14 +159,35 @@ def _plain(key: object, value: object) -> bool:
 
 
 def load_into(network: torch.nn.Module, path: Path) -> None:
-    """Load `path` into `network`, key by key. Raises `ModelError` where keys or shapes differ."""
+    """Load the model of either framework in `path` into `network`. Raises `ModelError` where keys or shapes differ."""
     weights = load_weights(path)
-    expected = network.state_dict()
-    if weights.keys() != expected.keys():
-        odd = sorted(weights.keys() ^ expected.keys())[0]
-        raise ModelError(f"is not a {type(network).__name__}: `{odd}` is in one of them only")
-    for key, value in expected.items():
-        if weights[key].shape != value.shape:
-            found, wanted = tuple(weights[key].shape), tuple(value.shape)
-            raise ModelError(f"has `{key}` of shape {found}, not {wanted}; another game's number of actions?")
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    _require_same({key: tuple(value.shape) for key, value in weights.items()}, expected, type(network).__name__)
     network.load_state_dict(weights)
+
+
+def load_params(network: nn.Module, params: Any, path: Path) -> Any:
+    """The model of either framework in `path`, as parameters of `network` like `params`, float32 in NumPy.
+
+    Needs no torch. Raises `ModelError` where names or shapes differ.
+    """
+    from flax import traverse_util  # noqa: PLC0415
+
+    if not path.is_file():
+        raise ModelError(f"holds no file {path.name}")
+    weights = _read(formats.read_flax, path) if formats.is_flax(path) else formats.to_flax(_read(formats.read_torch, path))
+    template = traverse_util.flatten_dict(params["params"], sep="/")
+    expected = {name: tuple(value.shape) for name, value in template.items()}
+    _require_same({name: value.shape for name, value in weights.items()}, expected, type(network).__name__)
+    floats = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
+    return {"params": traverse_util.unflatten_dict(floats, sep="/")}
+
+
+def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: str) -> None:
+    """Raise `ModelError` unless a file's names and shapes are those of the network."""
+    if found.keys() != expected.keys():
+        odd = sorted(found.keys() ^ expected.keys())[0]
+        raise ModelError(f"is not a {network}: `{odd}` is in one of them only")
+    for key, shape in expected.items():
+        if found[key] != shape:
+            raise ModelError(f"has `{key}` of shape {found[key]}, not {shape}; another game's number of actions?")

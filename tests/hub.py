@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args) -> None:
         """Keep quiet."""
 
-    def answer(self, status: int, content: bytes | dict = b"", **headers: str) -> None:
+    def answer(self, status: int, content: bytes | dict | list = b"", **headers: str) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in headers.items():
@@ -44,6 +44,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/api/whoami-v2":
             known = self.headers.get("Authorization") == f"Bearer {self.server.token}"
             return self.answer(200, {"name": "me", "type": "user"}) if known else self.answer(401, {"error": "bad token"})
+        if self.path.startswith("/api/models/"):  # /api/models/{owner}/{name}/tree/{revision}
+            files = self.server.repos.get("/".join(self.path.split("/")[3:5]), {})
+            return self.answer(200, [{"type": "file", "path": p, "size": len(c), "oid": "1"} for p, c in files.items()])
         owner, name, _, _, *path = self.path.strip("/").split("?")[0].split("/")
         files = self.server.repos.get(f"{owner}/{name}")
         if files is None:

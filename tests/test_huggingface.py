@@ -27,9 +27,12 @@ def hub():
     server.server_close()
 
 
-def run(hub: Hub, tmp_path: Path, script: str, *flags: str, token: str = "hf_secret") -> subprocess.CompletedProcess:
+def run(
+    hub: Hub, tmp_path: Path, script: str, *flags: str, token: str = "hf_secret", offline: bool = False
+) -> subprocess.CompletedProcess:
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+    env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
     command = [sys.executable, str(SCRIPTS / f"{script}.py"), *TINY_RUN, *flags]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
 
@@ -52,9 +55,22 @@ def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher(hub, tmp_path, te
     assert result.returncode == 0, result.stderr
 
 
+def test_a_repository_with_one_model_under_another_name_is_used_also_offline(hub, tmp_path, teacher):
+    hub.repos["me/one"] = {"dqn_atari.cleanrl_model": (teacher / "dqn_atari.cleanrl_model").read_bytes(), "README.md": b""}
+    flags = [*TINY_TEACHER, "--teacher-policy-hf-repo", "me/one", "--teacher-model-exp-name", "asked"]
+    result = run(hub, tmp_path, "qdagger_dqn_atari_impalacnn", *flags)
+    assert result.returncode == 0, result.stderr
+    said = "me/one holds dqn_atari.cleanrl_model, not asked.cleanrl_model: using that"
+    assert said in result.stderr
+
+    result = run(hub, tmp_path, "qdagger_dqn_atari_jax_impalacnn", *flags, offline=True)
+    assert result.returncode == 0, result.stderr
+    assert said in result.stderr
+
+
 @pytest.mark.parametrize(
     ("repo", "says"),
-    [("me/nothing", "no public repository"), ("me/empty", "does not hold the model's file")],
+    [("me/nothing", "no public repository"), ("me/empty", "holds no file dqn_atari.cleanrl_model")],
 )
 def test_what_the_hub_does_not_have(hub, tmp_path, repo, says):
     hub.repos["me/empty"] = {}

@@ -1,0 +1,573 @@
+"""DQN on Atari in JAX (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
+
+Twin in PyTorch: dqn_atari.py. Documentation: docs/rl-algorithms/dqn.md.
+Read on from `main`: act, send, learn while the environments step, receive, store.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ale_py.vector_env import AtariVectorEnv
+from flax import linen as nn
+from jax import Array, lax
+
+from cleanrl_utils import config, models
+from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads, protocol
+from cleanrl_utils.devices_jax import choose_devices, use_bf16
+from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.tracking import start_run, working
+
+LOG_FREQUENCY = 1000
+"""Environment steps between readings of losses and rates: each waits for the device."""
+
+
+@dataclass
+class Args:
+    """Flags: the run, the environment, the algorithm."""
+
+    exp_name: str = "dqn_atari_jax"
+    """name of this experiment, in the run folder and in the model file"""
+    seed: int = 1
+    """seed of the run: environments, exploration, sampling, weights"""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """where networks live; auto: CUDA if there is one, else the CPU"""
+    buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the replay buffer lives; auto: with the networks"""
+    compile: bool = True
+    """no effect: XLA compiles always (here so that one configuration serves both twins)"""
+    cuda_graph: bool = False
+    """no effect: XLA makes CUDA graphs by itself (CUDA only)"""
+    bf16: bool = False
+    """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb_project_name: str = "cleanRL"
+    """project on Weights & Biases"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+    capture_video: bool = False
+    """record a game at each evaluation to videos/{run_name}; needs the extra `video`"""
+    save_model: bool = False
+    """write {exp_name}.cleanrl_model to the run folder, and {exp_name}-best.cleanrl_model at each best evaluation"""
+    upload_model: bool = False
+    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
+    hf_entity: str = ""
+    """user or organization on the Hugging Face Hub"""
+    config: str | None = None
+    """YAML file of flags, under those given on the command line"""
+
+    env_id: str = "BreakoutNoFrameskip-v4"
+    """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
+    num_envs: int = 8
+    """games played side by side; the ratio of updates to steps does not depend on it"""
+    sticky_actions: float | None = None
+    """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
+    life_loss: bool = True
+    """a lost life ends the return (the game goes on)"""
+    eval_frequency: int = 0
+    """environment steps between evaluations; 0: at the end only"""
+    eval_episodes: int = 10
+    """whole games per evaluation"""
+    eval_epsilon: float = 0.01
+    """exploration rate in evaluation (paper: 0.05)"""
+    eval_max_frames: int = MAX_FRAMES
+    """raw frames after which an evaluation game is cut (60 per second)"""
+
+    total_timesteps: int = 10_000_000
+    """environment steps over all environments; frames are 4 times that (paper: 50M)"""
+    learning_rate: float = 1e-4
+    """learning rate of Adam (paper: RMSProp, 2.5e-4)"""
+    learning_rate_end: float | None = None
+    """learning rate at the end, on a line from learning-rate over total-timesteps; default: no decay"""
+    adam_eps: float = 1e-8
+    """epsilon of Adam"""
+    initial_model: str | None = None
+    """model file whose weights the run starts from; default: random weights"""
+    buffer_size: int = 1_000_000
+    """transitions in the replay buffer, 7.1 kB each"""
+    gamma: float = 0.99
+    """discount per step"""
+    tau: float = 1.0
+    """share of the online network that a target sync takes over (1: hard sync)"""
+    target_network_frequency: int = 1000
+    """environment steps between target syncs (paper: 40,000)"""
+    batch_size: int = 32
+    """transitions per update"""
+    start_e: float = 1.0
+    """exploration rate at the start"""
+    end_e: float = 0.01
+    """exploration rate at the end (paper: 0.1)"""
+    exploration_fraction: float = 0.10
+    """share of total-timesteps over which epsilon falls from start-e to end-e"""
+    learning_starts: int = 80_000
+    """environment steps before the first update (paper: 50,000)"""
+    train_frequency: int = 4
+    """environment steps per update"""
+    n_step: int = 1
+    """rewards summed before bootstrapping"""
+    double_q: bool = False
+    """the online network chooses the next action, the target network values it (van Hasselt et al. 2016)"""
+    huber: bool = False
+    """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
+
+
+def check(args: Args) -> None:
+    """Raise `config.BadInput` for a flag out of range."""
+    config.require_file_name(args, "exp_name")
+    config.require_positive(
+        args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
+        "target_network_frequency", "batch_size", "train_frequency", "n_step",
+    )  # fmt: skip
+    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts", "learning_rate_end")
+    config.require_probability(
+        args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
+    )
+    game_settings(args.env_id)
+    if args.capture_video:
+        require_video()
+    if args.upload_model:
+        require_upload(args)
+
+
+# --- Environments ---
+
+
+def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+
+    Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
+    game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
+    """
+    game, sticky = game_settings(args.env_id)
+    envs = AtariVectorEnv(
+        game,
+        args.num_envs,
+        num_threads=num_threads(args.num_envs),
+        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
+        # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+        life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
+        reward_clipping=False,
+    )
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    return envs, obs, infos
+
+
+# --- Networks ---
+
+
+class NatureCNN(nn.Module):
+    """Q-network of Mnih et al. 2015: (B, 4, 84, 84) uint8 to (B, num_actions) float32."""
+
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, obs: Array, bf16: bool = False) -> Array:
+        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        dtype = jnp.bfloat16 if bf16 else jnp.float32
+        x = obs.transpose(0, 2, 3, 1).astype(jnp.float32) / 255.0  # (B, 84, 84, 4): XLA's convolutions want channels last
+        x = nn.relu(nn.Conv(32, (8, 8), strides=4, padding="VALID", dtype=dtype)(x))
+        x = nn.relu(nn.Conv(64, (4, 4), strides=2, padding="VALID", dtype=dtype)(x))
+        x = nn.relu(nn.Conv(64, (3, 3), strides=1, padding="VALID", dtype=dtype)(x))
+        x = nn.relu(nn.Dense(512, dtype=dtype)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_actions)(x.astype(jnp.float32))  # bfloat16's step near 1 is as large as Pong's action gaps
+
+
+# --- Replay buffer ---
+
+
+class Batch(NamedTuple):
+    """Transitions: observations (B, 4, 84, 84) uint8, the rest (B,)."""
+
+    obs: Array
+    actions: Array
+    rewards: Array
+    """sum of the discounted rewards of the steps really taken, up to n"""
+    next_obs: Array
+    discounts: Array
+    """gamma to the power of those steps, 0 after a termination"""
+
+
+class Rings(NamedTuple):
+    """What the replay buffer keeps on its device, one entry per transition."""
+
+    frames: Array
+    """(size, 1764) uint32, 4 pixels in each: single bytes gather slowly"""
+    actions: Array
+    rewards: Array
+    terminations: Array
+    truncations: Array
+    ages: Array
+    """frames since the reset, 3 at most"""
+
+
+class ReplayBuffer:
+    """Transitions of N environments, kept as time-major rings of single frames (7.06 kB per transition).
+
+    Row t holds, per environment, the newest frame of the observation that the action was chosen on, and what
+    that step brought. As the step after a game's end resets, the observation after row t is always row t+1, also
+    after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
+    """
+
+    def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
+        self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
+        if self.num_rows < self.min_rows(n_step):
+            raise ValueError(f"{size} transitions are too few for {num_envs} environments")
+        rows = self.num_rows * num_envs
+        self.rings = Rings(
+            frames=jnp.zeros((rows, 84 * 84 // 4), dtype=jnp.uint32, device=device),
+            actions=jnp.zeros(rows, dtype=jnp.uint8, device=device),
+            rewards=jnp.zeros(rows, dtype=jnp.float32, device=device),
+            terminations=jnp.zeros(rows, dtype=jnp.bool, device=device),
+            truncations=jnp.zeros(rows, dtype=jnp.bool, device=device),
+            ages=jnp.zeros(rows, dtype=jnp.uint8, device=device),
+        )
+        self.valid = np.zeros((self.num_rows, num_envs), dtype=bool)  # False: a reset, no transition starts here
+
+        self.gamma, self.device = gamma, device
+        self.head = self.num_stored = self.num_valid = 0
+        self.num_added = 0  # transitions ever added
+        self.age = np.zeros(num_envs, dtype=np.uint8)
+
+        # Compiled here, on a row of zeros, so that it does not count in SPS.
+        obs = jnp.zeros((num_envs, 4, 84, 84), dtype=jnp.uint8, device=device)
+        blank = (np.zeros(num_envs, dtype=ring.dtype) for ring in self.rings[1:])
+        self.rings = store(self.rings, 0, obs, *blank)
+
+    @staticmethod
+    def min_rows(n_step: int) -> int:
+        """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
+        return n_step + 4
+
+    def add(
+        self,
+        obs: Array,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        resets: np.ndarray,
+    ) -> None:
+        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        values = (actions.astype(np.uint8), rewards.astype(np.float32), terminations, truncations, self.age)
+        self.rings = store(self.rings, self.head * self.num_envs, jax.device_put(obs, self.device), *values)
+        self.num_added += int((~resets).sum())
+        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~resets
+        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.head = (self.head + 1) % self.num_rows
+        self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+
+        A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
+        before it: the oldest rows would build their stacks from the newest frames.
+        """
+        full = self.num_stored == self.num_rows
+        oldest = self.head if full else 0
+        first, last = (3 if full else 0), self.num_stored - self.n_step  # in rows since the oldest
+        fringe = [*range(first), *range(max(last, first), self.num_stored)]
+        if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
+            return np.zeros((0, batch_size), dtype=np.int64)
+        rows = np.empty(num_batches * batch_size, dtype=np.int64)
+        envs = np.empty_like(rows)
+        todo = np.arange(rows.size)
+        while todo.size:
+            rows[todo] = (oldest + rng.integers(first, last, todo.size)) % self.num_rows
+            envs[todo] = rng.integers(self.num_envs, size=todo.size)
+            todo = todo[~self.valid[rows[todo], envs[todo]]]
+        return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
+
+    def sample(self, index: np.ndarray) -> Batch:
+        """The transitions at `index` (B,) or (K, B), on the buffer's device."""
+        return gather(self.rings, index, self.num_envs, self.n_step, self.gamma)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def store(rings: Rings, row: int, obs: Array, *values: Array) -> Rings:
+    """The rings with one vector step written at `row`, in place: they are donated."""
+    pixels = obs[:, -1].reshape(len(obs), -1, 4)
+    write = functools.partial(lax.dynamic_update_slice_in_dim, start_index=row, axis=0)
+    return Rings(*map(write, rings, (lax.bitcast_convert_type(pixels, jnp.uint32), *values)))
+
+
+@functools.partial(jax.jit, static_argnames=("num_envs", "n_step", "gamma"))
+def gather(rings: Rings, index: Array, num_envs: int, n_step: int, gamma: float) -> Batch:
+    """The transitions at `index` (..., B). The rings are only read: no copy of them is made."""
+    num_rows, gammas = len(rings.frames) // num_envs, gamma ** jnp.arange(n_step + 1, dtype=jnp.float32)
+    rows, envs = index[..., None] // num_envs, index[..., None] % num_envs
+    window = (rows + jnp.arange(-3, n_step + 1)) % num_rows * num_envs + envs  # (..., B, 4 + n): rows t-3 .. t+n
+    frames = rings.frames.at[window].get(mode="promise_in_bounds")
+
+    steps = window[..., 3:-1]  # (..., B, n): rows t .. t+n-1
+    terminated = rings.terminations[steps]
+    going_on = (~(terminated | rings.truncations[steps])).cumprod(-1)
+    taken = jnp.concatenate([jnp.ones_like(going_on[..., :1]), going_on[..., :-1]], -1)  # 1 up to the first end
+    num_taken = taken.sum(-1, keepdims=True)  # 1 .. n
+    next_rows = jnp.take_along_axis(window, num_taken + 3, -1)
+    return Batch(
+        obs=stacked(frames, jnp.zeros_like(num_taken), rings.ages[window[..., 3:4]]),
+        actions=rings.actions[index].astype(jnp.int32),
+        rewards=(taken * gammas[:-1] * rings.rewards[steps]).sum(-1),
+        next_obs=stacked(frames, num_taken, rings.ages[next_rows]),
+        discounts=gammas[num_taken[..., 0]] * ~(terminated & taken.astype(bool)).any(-1),
+    )
+
+
+def stacked(frames: Array, start: Array, ages: Array) -> Array:
+    """Frames start..start+3 of each window (..., B, 4 + n, 1764), zeros where they are older than the game."""
+    position = jnp.arange(4)
+    stack = jnp.take_along_axis(frames, (start + position)[..., None], -2)
+    stack = stack * (3 - position <= ages)[..., None]
+    return lax.bitcast_convert_type(stack, jnp.uint8).reshape(*stack.shape[:-2], 4, 84, 84)
+
+
+# --- The maths ---
+
+
+def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
+    """`start` at step 0, `end` from step `duration` on, a line between."""
+    return end if step >= duration else start + (end - start) * step / duration
+
+
+def crossed(step: int, num_steps: int, period: int) -> int:
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
+    return (step + num_steps) // period - step // period
+
+
+def td_target(rewards: Array, discounts: Array, next_values: Array) -> Array:
+    """Regression target r + discount * V(s'), all (B,); the discount is 0 after a termination."""
+    return rewards + discounts * next_values
+
+
+def td_loss(
+    q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool, bf16: bool
+) -> tuple[Array, Array]:
+    """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
+    next_q_values = target_network(batch.next_obs, bf16)
+    chooser = q_network(batch.next_obs, bf16) if double_q else next_q_values
+    next_values = jnp.take_along_axis(next_q_values, chooser.argmax(1, keepdims=True), 1).squeeze(1)
+    target = lax.stop_gradient(td_target(batch.rewards, batch.discounts, next_values))
+    q_pred = jnp.take_along_axis(q_network(batch.obs, bf16), batch.actions[:, None], 1).squeeze(1)
+    # Differs from the paper: the squared error by default, where theirs is clipped (`--huber`).
+    loss = (optax.huber_loss if huber else optax.squared_error)(q_pred, target).mean()
+    return loss, q_pred.mean()
+
+
+def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    explore = rng.random(len(greedy_actions)) < epsilon
+    return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
+
+
+# --- Act, update, sync ---
+
+
+class QState(NamedTuple):
+    """What an update trains, and what it reads: trees of arrays on the device."""
+
+    params: Any
+    target_params: Any
+    opt_state: optax.OptState
+    finite: Array
+    """1 while every loss was finite"""
+
+
+def greedy_actions(q_network: nn.Module, obs: Array) -> Array:
+    """argmax_a Q(obs, a), (N,), in float32."""
+    return q_network(obs).argmax(1)
+
+
+def make_learn(
+    loss_fn: Callable[..., tuple[Array, ...]], optimizer: optax.GradientTransformation, scan: bool
+) -> Callable[..., tuple[QState, Array]]:
+    """A function from state, buffer, indices (K, B) and rates to the state after K updates and the last metrics.
+
+    It is dispatched, not waited for, and takes the memory of the state it is given. The first rate is Adam's; `loss_fn`
+    maps params, target params, batch and the other rates to a loss and further values. The metrics (len(loss_fn's
+    outputs) + 1,) stay on the device; the last is 1 while every loss was finite. `scan` makes one call of K updates.
+    """
+
+    def update(q_state: QState, batch: Batch, learning_rate: Array, *rates: Array) -> tuple[QState, Array]:
+        def with_others(params: Any) -> tuple[Array, list[Array]]:
+            loss, *others = loss_fn(params, q_state.target_params, batch, *rates)
+            return loss, others
+
+        (loss, others), gradients = jax.value_and_grad(with_others, has_aux=True)(q_state.params)
+        directions, opt_state = optimizer.update(gradients, q_state.opt_state)
+        params = optax.apply_updates(q_state.params, jax.tree.map(lambda x: -learning_rate * x, directions))
+        finite = q_state.finite * jnp.isfinite(loss)
+        return QState(params, q_state.target_params, opt_state, finite), jnp.stack([loss, *others, finite])
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def scanned(q_state: QState, batches: Batch, *rates: Array) -> tuple[QState, Array]:
+        q_state, metrics = lax.scan(lambda q_state, batch: update(q_state, batch, *rates), q_state, batches)
+        return q_state, metrics[-1]
+
+    update_once = jax.jit(update, donate_argnums=0)
+
+    def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rates: float) -> tuple[QState, Array]:
+        if scan:
+            return scanned(q_state, to_device(rb.sample(indices), q_state), *rates)
+        for index in indices:
+            q_state, metrics = update_once(q_state, to_device(rb.sample(index), q_state), *rates)
+        return q_state, metrics
+
+    return learn
+
+
+@jax.jit
+def sync(q_state: QState, tau: float) -> QState:
+    """Move the target network towards the online network by the share `tau`."""
+    return q_state._replace(target_params=optax.incremental_update(q_state.params, q_state.target_params, tau))
+
+
+def to_device(batch: Batch, q_state: QState) -> Batch:
+    """The batch where the state is; nothing to do unless the buffer lives in host memory."""
+    return jax.device_put(batch, q_state.finite.device)
+
+
+def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
+    if metrics is None:
+        return {}
+    *values, finite = metrics.tolist()
+    if not finite:
+        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
+    return dict(zip(names, values, strict=True))
+
+
+# --- The run ---
+
+
+def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy."""
+    return lambda obs: np.asarray(act(params, obs))
+
+
+def main(args: Args) -> Path:
+    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    check(args)
+    device, buffer_device = choose_devices(args)
+    bf16 = use_bf16(args, device)
+    args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+
+    # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
+    q_key = jax.random.key(args.seed)
+    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
+
+    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+
+    q_network = NatureCNN(num_actions)
+    params = jax.jit(q_network.init)(q_key, next_obs)
+    if args.initial_model is not None:
+        with models.explained("--initial-model", args.initial_model):
+            params = models.load_params(q_network, params, Path(args.initial_model))
+    # Differs from the paper: Adam in place of RMSProp. The learning rate is the update's.
+    optimizer = optax.scale_by_adam(eps=args.adam_eps)
+    q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
+    q_state = jax.device_put(q_state, device)
+    rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
+
+    # What is compiled, and warmed up on a copy, so that compilation does not count in SPS.
+    def loss_fn(params: Any, target_params: Any, batch: Batch) -> tuple[Array, ...]:
+        return td_loss(q_network.bind(params), q_network.bind(target_params), batch, args.double_q, args.huber, bf16)
+
+    act = jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs))
+    # XLA runs convolutions inside a loop ten times slower on the CPU.
+    learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
+    with working("compiling"):
+        act(q_state.params, jax.device_put(next_obs, device))
+        for num_updates in {args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency)} - {0}:
+            copy = sync(jax.tree.map(jnp.copy, q_state), args.tau)
+            blank = np.zeros((num_updates, args.batch_size), np.int64)
+            jax.block_until_ready(learn(copy, rb, blank, args.learning_rate))
+
+    lr_end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
+    evaluate_policy = functools.partial(
+        evaluate,
+        env_id=args.env_id,
+        episodes=args.eval_episodes,
+        seed=args.seed,
+        epsilon=args.eval_epsilon,
+        sticky_actions=args.sticky_actions,
+        max_frames=args.eval_max_frames,
+    )
+    learner = {"device": device.platform, "compiled": True, "bf16": bf16}
+    with start_run(args, protocol(args) | learner) as tracker:
+        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
+        best, steps_done, metrics, names = -float("inf"), 0, None, ("losses/td_loss", "losses/q_values")
+
+        def evaluate_network(step: int) -> Evaluation:
+            nonlocal best
+            policy = player(act, q_state.params)
+            result = evaluate_policy(policy)
+            tracker.scalars({"eval/episodic_return": result.mean}, step)
+            if args.save_model and args.eval_frequency and result.mean > best:
+                models.save_params(q_state.params, model_path.with_stem(f"{args.exp_name}-best"))
+            best = max(best, result.mean)
+            if args.capture_video:
+                film_game(policy, args, tracker.folder.name, f"step-{step}")
+            return result
+
+        exploration_steps = args.exploration_fraction * args.total_timesteps
+        tracker.phase("training", args.total_timesteps)
+        for global_step in range(0, args.total_timesteps, args.num_envs):
+            # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
+            # replay keeps what was played.
+            obs = jax.device_put(next_obs, device)
+            epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
+            actions = fire(epsilon_greedy(np.asarray(act(q_state.params, obs)), num_actions, epsilon, act_rng))
+
+            # Send; the games go on in their threads while the network learns from what is already stored.
+            envs.send(actions)
+            if global_step >= args.learning_starts:
+                learning_rate = linear_schedule(args.learning_rate, lr_end, args.total_timesteps, global_step)
+                num_updates = crossed(global_step, args.num_envs, args.train_frequency)
+                indices = rb.draw(num_updates, args.batch_size, sample_rng)
+                if len(indices):
+                    q_state, metrics = learn(q_state, rb, indices, learning_rate)
+                if crossed(global_step, args.num_envs, args.target_network_frequency):
+                    q_state = sync(q_state, args.tau)
+
+            # Receive and store. Rewards are learned by their sign and reported raw.
+            next_obs, rewards, terminations, truncations, infos = envs.recv()
+            resets, finished = episodes.step(rewards, infos)
+            rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
+            fire.observe(infos)
+
+            # Record. Only here is anything read from the device.
+            steps_done = global_step + args.num_envs
+            tracker.episodes(finished, steps_done)
+            tracker.advance(steps_done)
+            if crossed(global_step, args.num_envs, LOG_FREQUENCY):
+                tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
+                tracker.scalars(read_metrics(metrics, names), steps_done)
+            due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
+            if due and steps_done < args.total_timesteps:
+                evaluate_network(steps_done)
+        envs.close()
+        read_metrics(metrics, names)  # so that no loss goes unseen
+
+        scores = {"agent": evaluate_network(steps_done)}
+        if args.save_model:
+            models.save_params(q_state.params, model_path)
+        tracker.finish({"steps": steps_done}, scores)
+    if args.upload_model:
+        push(tracker.folder, args, scores["agent"])
+    return tracker.folder
+
+
+if __name__ == "__main__":
+    config.run(main, Args)

@@ -1,0 +1,853 @@
+"""QDagger on Atari in JAX (Agarwal et al. 2022, https://arxiv.org/abs/2206.01626): a student that starts from a teacher.
+
+Twin in PyTorch: qdagger_dqn_atari_impalacnn.py. Documentation: docs/rl-algorithms/qdagger.md.
+Read on from `main`: evaluate the teacher, collect with it, train a student offline on TD loss + distillation,
+then go on online while the distillation fades. Each is the loop of dqn_atari_jax.py with one thing changed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ale_py.vector_env import AtariVectorEnv
+from flax import linen as nn
+from jax import Array, lax
+
+from cleanrl_utils import config, models
+from cleanrl_utils.atari import (
+    MAX_FRAMES,
+    Episodes,
+    FireAfterLifeLoss,
+    count_actions,
+    env_seeds,
+    game_settings,
+    num_threads,
+    protocol,
+)
+from cleanrl_utils.devices_jax import choose_devices, use_bf16
+from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.tracking import Tracker, start_run, working
+
+LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100
+"""Environment steps, and offline updates, between readings of losses and rates: each waits for the device."""
+
+
+@dataclass
+class Args:
+    """Flags: the run, the environment, the algorithm."""
+
+    exp_name: str = "qdagger_dqn_atari_jax_impalacnn"
+    """name of this experiment, in the run folder and in the model file"""
+    seed: int = 1
+    """seed of the run: environments, exploration, sampling, weights"""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """where networks live; auto: CUDA if there is one, else the CPU"""
+    buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the replay buffer lives; auto: with the networks"""
+    compile: bool = True
+    """no effect: XLA compiles always (here so that one configuration serves both twins)"""
+    cuda_graph: bool = False
+    """no effect: XLA makes CUDA graphs by itself (CUDA only)"""
+    bf16: bool = False
+    """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb_project_name: str = "cleanRL"
+    """project on Weights & Biases"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+    capture_video: bool = False
+    """record a game at each evaluation to videos/{run_name}; needs the extra `video`"""
+    save_model: bool = False
+    """write {exp_name}.cleanrl_model, {exp_name}-offline.cleanrl_model and, at each best online evaluation,
+    {exp_name}-best.cleanrl_model to the run folder"""
+    upload_model: bool = False
+    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
+    hf_entity: str = ""
+    """user or organization on the Hugging Face Hub"""
+    config: str | None = None
+    """YAML file of flags, under those given on the command line"""
+
+    env_id: str = "BreakoutNoFrameskip-v4"
+    """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
+    num_envs: int = 8
+    """games played side by side; the ratio of updates to steps does not depend on it"""
+    sticky_actions: float | None = None
+    """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
+    life_loss: bool = True
+    """a lost life ends the return (the game goes on)"""
+    eval_frequency: int = 0
+    """environment steps between evaluations; 0: at the end only"""
+    eval_episodes: int = 10
+    """whole games per evaluation"""
+    eval_epsilon: float = 0.01
+    """exploration rate in evaluation"""
+    eval_max_frames: int = MAX_FRAMES
+    """raw frames after which an evaluation game is cut (60 per second)"""
+
+    teacher_policy_hf_repo: str | None = None
+    """teacher: a Hugging Face Hub repository or a local folder of that layout; default: the model in the box for
+    this game, else cleanrl/{env_id}-{teacher_model_exp_name}-seed1"""
+    teacher_revision: str | None = None
+    """branch, tag or commit of that repository"""
+    teacher_model_exp_name: str = "dqn_atari_jax"
+    """the teacher's file is {teacher_model_exp_name}.cleanrl_model"""
+    teacher_eval_episodes: int = 10
+    """whole games that measure the teacher, and as many a random player"""
+    teacher_steps: int = 500_000
+    """environment steps that the teacher plays to fill its buffer"""
+    teacher_start_e: float = 1.0
+    """the teacher's exploration rate at the start of its buffer"""
+    teacher_end_e: float = 0.01
+    """the teacher's exploration rate at the end of its buffer; a line between"""
+    offline_steps: int = 500_000
+    """updates on the teacher's buffer (paper: 1M)"""
+    offline_target_network_frequency: int = 1000
+    """offline updates between target syncs (paper: 2,000)"""
+    offline_eval_frequency: int = 100_000
+    """offline updates between evaluations; 0: at the end of the phase only"""
+    temperature: float = 1.0
+    """temperature of teacher and student in the distillation loss (paper: 0.1)"""
+    distill_coefficient: float = 1.0
+    """weight of the distillation loss, lambda0, before it fades (paper: 3)"""
+    distill_decay_steps: int = 1_500_000
+    """online steps after which the distillation is off for good, t0 (paper: 1.5M)"""
+    student: Literal["impala256", "impala512", "nature"] = "impala256"
+    """student network: IMPALA CNN with 256 or 512 hidden units, or the Nature CNN (paper: nature)"""
+
+    total_timesteps: int = 10_000_000
+    """online environment steps over all environments; frames are 4 times that (paper: 2.5M)"""
+    learning_rate: float = 1e-4
+    """learning rate of Adam (paper: 1e-4)"""
+    learning_rate_end: float | None = None
+    """online learning rate when the distillation has faded; between, in step with it (paper: 1e-5); default: no decay"""
+    offline_learning_rate_end: float | None = None
+    """learning rate at the end of the offline phase, on a line from learning-rate, and at the start of the online one
+    (paper: no decay); default: none"""
+    adam_eps: float = 1e-8
+    """epsilon of Adam (paper: 1.5e-4)"""
+    buffer_size: int = 1_000_000
+    """transitions in the online replay buffer, 7.1 kB each"""
+    gamma: float = 0.99
+    """discount per step"""
+    tau: float = 1.0
+    """share of the online network that a target sync takes over (1: hard sync)"""
+    target_network_frequency: int = 1000
+    """online environment steps between target syncs (paper: 8,000)"""
+    batch_size: int = 32
+    """transitions per update"""
+    start_e: float = 1.0
+    """exploration rate at the start"""
+    end_e: float = 0.01
+    """exploration rate at the end (paper: 0.01)"""
+    exploration_fraction: float = 0.10
+    """share of total-timesteps over which epsilon falls from start-e to end-e; the clock starts offline-steps ahead"""
+    learning_starts: int = 80_000
+    """transitions in the online buffer before the first online update (paper: 20,000)"""
+    train_frequency: int = 4
+    """environment steps per update"""
+    n_step: int = 1
+    """rewards summed before bootstrapping (paper: 3)"""
+    double_q: bool = False
+    """the online network chooses the next action, the target network values it (paper: off)"""
+    huber: bool = False
+    """Huber loss (delta 1) in place of the squared error (paper: Huber)"""
+
+
+def check(args: Args) -> None:
+    """Raise `config.BadInput` for a flag out of range."""
+    config.require_file_name(args, "exp_name", "teacher_model_exp_name")
+    config.require_positive(
+        args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
+        "target_network_frequency", "batch_size", "train_frequency", "n_step", "teacher_eval_episodes", "teacher_steps",
+        "offline_steps", "offline_target_network_frequency", "temperature",
+    )  # fmt: skip
+    config.require_not_negative(
+        args, "seed", "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
+        "distill_decay_steps", "learning_rate_end", "offline_learning_rate_end",
+    )  # fmt: skip
+    config.require_probability(
+        args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions",
+        "teacher_start_e", "teacher_end_e",
+    )  # fmt: skip
+    game_settings(args.env_id)
+    if args.capture_video:
+        require_video()
+    if args.upload_model:
+        require_upload(args)
+
+
+# --- Environments ---
+
+
+def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+
+    Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
+    game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
+    """
+    game, sticky = game_settings(args.env_id)
+    envs = AtariVectorEnv(
+        game,
+        args.num_envs,
+        num_threads=num_threads(args.num_envs),
+        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
+        # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+        life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
+        reward_clipping=False,
+    )
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    return envs, obs, infos
+
+
+# --- Networks ---
+
+
+class NatureCNN(nn.Module):
+    """Q-network of Mnih et al. 2015: (B, 4, 84, 84) uint8 to (B, num_actions) float32."""
+
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, obs: Array, bf16: bool = False) -> Array:
+        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        dtype = jnp.bfloat16 if bf16 else jnp.float32
+        x = obs.transpose(0, 2, 3, 1).astype(jnp.float32) / 255.0  # (B, 84, 84, 4): XLA's convolutions want channels last
+        x = nn.relu(nn.Conv(32, (8, 8), strides=4, padding="VALID", dtype=dtype)(x))
+        x = nn.relu(nn.Conv(64, (4, 4), strides=2, padding="VALID", dtype=dtype)(x))
+        x = nn.relu(nn.Conv(64, (3, 3), strides=1, padding="VALID", dtype=dtype)(x))
+        x = nn.relu(nn.Dense(512, dtype=dtype)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_actions)(x.astype(jnp.float32))  # bfloat16's step near 1 is as large as Pong's action gaps
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), (B, H, W, channels) to the same shape."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply the block."""
+        y = nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype)(nn.relu(x))
+        return x + nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype)(nn.relu(y))
+
+
+def max_pool(x: Array) -> Array:
+    """3x3 max-pool, stride 2, padding 1: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), C). One axis after the other.
+
+    By slices and comparisons: XLA's CPU backend takes ten times as long for the gradient of its own pooling. Of equal
+    maxima, the first has the gradient, as in torch.
+    """
+    for axis in (2, 1):
+        size = (x.shape[axis] + 1) // 2
+        x = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], constant_values=-jnp.inf)
+        first, second, third = (lax.slice_in_dim(x, i, i + 2 * size - 1, 2, axis) for i in range(3))
+        x = jnp.where(first >= second, first, second)
+        x = jnp.where(x >= third, x, third)
+    return x
+
+
+class ConvSequence(nn.Module):
+    """Convolution, max-pool and two residual blocks: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), channels)."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply the block."""
+        x = max_pool(nn.Conv(self.channels, (3, 3), padding=1, dtype=self.dtype)(x))
+        for _ in range(2):
+            x = ResidualBlock(self.channels, self.dtype)(x)
+        return x
+
+
+class ImpalaCNN(nn.Module):
+    """Q-network on the IMPALA CNN (Espeholt et al. 2018): (B, 4, 84, 84) uint8 to (B, num_actions) float32."""
+
+    num_actions: int
+    hidden_units: int = 256
+
+    @nn.compact
+    def __call__(self, obs: Array, bf16: bool = False) -> Array:
+        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        dtype = jnp.bfloat16 if bf16 else jnp.float32
+        x = obs.transpose(0, 2, 3, 1).astype(jnp.float32) / 255.0  # (B, 84, 84, 4): XLA's convolutions want channels last
+        for channels in (16, 32, 32):
+            x = ConvSequence(channels, dtype)(x)
+        x = nn.relu(nn.Dense(self.hidden_units, dtype=dtype)(nn.relu(x.reshape(len(x), -1))))
+        return nn.Dense(self.num_actions)(x.astype(jnp.float32))  # bfloat16's step near 1 is as large as Pong's action gaps
+
+
+STUDENTS = {"impala256": ImpalaCNN, "impala512": functools.partial(ImpalaCNN, hidden_units=512), "nature": NatureCNN}
+
+
+def load_teacher(args: Args, num_actions: int) -> tuple[NatureCNN, Any, str]:
+    """The teacher, its parameters and where it is from: a local folder, the Hub, or the box for the flags' game.
+
+    Raises `config.BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
+    """
+    source = args.teacher_policy_hf_repo or models.teacher_source(args.env_id, args.teacher_model_exp_name)
+    teacher_network = NatureCNN(num_actions)
+    shapes = jax.eval_shape(teacher_network.init, jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
+    with models.explained("--teacher-policy-hf-repo", source):
+        path = models.fetch(source, f"{args.teacher_model_exp_name}.cleanrl_model", args.teacher_revision)
+        params = models.load_params(teacher_network, shapes, path)  # weights only: nothing in the file is run
+    return teacher_network, params, source
+
+
+# --- Replay buffer ---
+
+
+class Batch(NamedTuple):
+    """Transitions: observations (B, 4, 84, 84) uint8, the rest (B,)."""
+
+    obs: Array
+    actions: Array
+    rewards: Array
+    """sum of the discounted rewards of the steps really taken, up to n"""
+    next_obs: Array
+    discounts: Array
+    """gamma to the power of those steps, 0 after a termination"""
+
+
+class Rings(NamedTuple):
+    """What the replay buffer keeps on its device, one entry per transition."""
+
+    frames: Array
+    """(size, 1764) uint32, 4 pixels in each: single bytes gather slowly"""
+    actions: Array
+    rewards: Array
+    terminations: Array
+    truncations: Array
+    ages: Array
+    """frames since the reset, 3 at most"""
+
+
+class ReplayBuffer:
+    """Transitions of N environments, kept as time-major rings of single frames (7.06 kB per transition).
+
+    Row t holds, per environment, the newest frame of the observation that the action was chosen on, and what
+    that step brought. As the step after a game's end resets, the observation after row t is always row t+1, also
+    after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
+    """
+
+    def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
+        self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
+        if self.num_rows < self.min_rows(n_step):
+            raise ValueError(f"{size} transitions are too few for {num_envs} environments")
+        rows = self.num_rows * num_envs
+        self.rings = Rings(
+            frames=jnp.zeros((rows, 84 * 84 // 4), dtype=jnp.uint32, device=device),
+            actions=jnp.zeros(rows, dtype=jnp.uint8, device=device),
+            rewards=jnp.zeros(rows, dtype=jnp.float32, device=device),
+            terminations=jnp.zeros(rows, dtype=jnp.bool, device=device),
+            truncations=jnp.zeros(rows, dtype=jnp.bool, device=device),
+            ages=jnp.zeros(rows, dtype=jnp.uint8, device=device),
+        )
+        self.valid = np.zeros((self.num_rows, num_envs), dtype=bool)  # False: a reset, no transition starts here
+
+        self.gamma, self.device = gamma, device
+        self.head = self.num_stored = self.num_valid = 0
+        self.num_added = 0  # transitions ever added
+        self.age = np.zeros(num_envs, dtype=np.uint8)
+
+        # Compiled here, on a row of zeros, so that it does not count in SPS.
+        obs = jnp.zeros((num_envs, 4, 84, 84), dtype=jnp.uint8, device=device)
+        blank = (np.zeros(num_envs, dtype=ring.dtype) for ring in self.rings[1:])
+        self.rings = store(self.rings, 0, obs, *blank)
+
+    @staticmethod
+    def min_rows(n_step: int) -> int:
+        """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
+        return n_step + 4
+
+    def add(
+        self,
+        obs: Array,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        resets: np.ndarray,
+    ) -> None:
+        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        values = (actions.astype(np.uint8), rewards.astype(np.float32), terminations, truncations, self.age)
+        self.rings = store(self.rings, self.head * self.num_envs, jax.device_put(obs, self.device), *values)
+        self.num_added += int((~resets).sum())
+        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~resets
+        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.head = (self.head + 1) % self.num_rows
+        self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+
+        A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
+        before it: the oldest rows would build their stacks from the newest frames.
+        """
+        full = self.num_stored == self.num_rows
+        oldest = self.head if full else 0
+        first, last = (3 if full else 0), self.num_stored - self.n_step  # in rows since the oldest
+        fringe = [*range(first), *range(max(last, first), self.num_stored)]
+        if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
+            return np.zeros((0, batch_size), dtype=np.int64)
+        rows = np.empty(num_batches * batch_size, dtype=np.int64)
+        envs = np.empty_like(rows)
+        todo = np.arange(rows.size)
+        while todo.size:
+            rows[todo] = (oldest + rng.integers(first, last, todo.size)) % self.num_rows
+            envs[todo] = rng.integers(self.num_envs, size=todo.size)
+            todo = todo[~self.valid[rows[todo], envs[todo]]]
+        return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
+
+    def sample(self, index: np.ndarray) -> Batch:
+        """The transitions at `index` (B,) or (K, B), on the buffer's device."""
+        return gather(self.rings, index, self.num_envs, self.n_step, self.gamma)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def store(rings: Rings, row: int, obs: Array, *values: Array) -> Rings:
+    """The rings with one vector step written at `row`, in place: they are donated."""
+    pixels = obs[:, -1].reshape(len(obs), -1, 4)
+    write = functools.partial(lax.dynamic_update_slice_in_dim, start_index=row, axis=0)
+    return Rings(*map(write, rings, (lax.bitcast_convert_type(pixels, jnp.uint32), *values)))
+
+
+@functools.partial(jax.jit, static_argnames=("num_envs", "n_step", "gamma"))
+def gather(rings: Rings, index: Array, num_envs: int, n_step: int, gamma: float) -> Batch:
+    """The transitions at `index` (..., B). The rings are only read: no copy of them is made."""
+    num_rows, gammas = len(rings.frames) // num_envs, gamma ** jnp.arange(n_step + 1, dtype=jnp.float32)
+    rows, envs = index[..., None] // num_envs, index[..., None] % num_envs
+    window = (rows + jnp.arange(-3, n_step + 1)) % num_rows * num_envs + envs  # (..., B, 4 + n): rows t-3 .. t+n
+    frames = rings.frames.at[window].get(mode="promise_in_bounds")
+
+    steps = window[..., 3:-1]  # (..., B, n): rows t .. t+n-1
+    terminated = rings.terminations[steps]
+    going_on = (~(terminated | rings.truncations[steps])).cumprod(-1)
+    taken = jnp.concatenate([jnp.ones_like(going_on[..., :1]), going_on[..., :-1]], -1)  # 1 up to the first end
+    num_taken = taken.sum(-1, keepdims=True)  # 1 .. n
+    next_rows = jnp.take_along_axis(window, num_taken + 3, -1)
+    return Batch(
+        obs=stacked(frames, jnp.zeros_like(num_taken), rings.ages[window[..., 3:4]]),
+        actions=rings.actions[index].astype(jnp.int32),
+        rewards=(taken * gammas[:-1] * rings.rewards[steps]).sum(-1),
+        next_obs=stacked(frames, num_taken, rings.ages[next_rows]),
+        discounts=gammas[num_taken[..., 0]] * ~(terminated & taken.astype(bool)).any(-1),
+    )
+
+
+def stacked(frames: Array, start: Array, ages: Array) -> Array:
+    """Frames start..start+3 of each window (..., B, 4 + n, 1764), zeros where they are older than the game."""
+    position = jnp.arange(4)
+    stack = jnp.take_along_axis(frames, (start + position)[..., None], -2)
+    stack = stack * (3 - position <= ages)[..., None]
+    return lax.bitcast_convert_type(stack, jnp.uint8).reshape(*stack.shape[:-2], 4, 84, 84)
+
+
+# --- The maths ---
+
+
+def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
+    """`start` at step 0, `end` from step `duration` on, a line between."""
+    return end if step >= duration else start + (end - start) * step / duration
+
+
+def crossed(step: int, num_steps: int, period: int) -> int:
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
+    return (step + num_steps) // period - step // period
+
+
+def td_target(rewards: Array, discounts: Array, next_values: Array) -> Array:
+    """Regression target r + discount * V(s'), all (B,); the discount is 0 after a termination."""
+    return rewards + discounts * next_values
+
+
+def distillation_loss(q_values: Array, teacher_q_values: Array, temperature: float) -> Array:
+    """KL(softmax(Q_T / tau) || softmax(Q_S / tau)) of (B, A) values, averaged over the batch; no factor tau^2."""
+    student = jax.nn.log_softmax(q_values / temperature, axis=1)
+    teacher = jax.nn.log_softmax(teacher_q_values / temperature, axis=1)
+    return (jnp.exp(teacher) * (teacher - student)).sum(1).mean()
+
+
+def fading(returns: Sequence[float], teacher_return: float, random_return: float, step: int, decay_steps: int) -> float:
+    """How much of the distillation is left, d in [0, 1], by the returns of the student's latest games.
+
+    1 - (G_S - random) / (G_T - random), clipped: 1 for a random student, 0 for one as good as its teacher. 1 until
+    ten games have ended, 0 from `decay_steps` on.
+    """
+    # Differs from the paper: G_S is the mean of the latest ten training games, not of evaluation games.
+    if step >= decay_steps:
+        return 0.0
+    if len(returns) < 10:
+        return 1.0
+    latest = float(np.mean(list(returns)[-10:]))
+    return float(np.clip(1 - (latest - random_return) / (teacher_return - random_return), 0, 1))
+
+
+def qdagger_loss(
+    q_network: nn.Module,
+    target_network: nn.Module,
+    teacher_network: nn.Module,
+    batch: Batch,
+    coefficient: Array,
+    args: Args,
+    bf16: bool,
+) -> tuple[Array, Array, Array, Array]:
+    """TD loss + coefficient * distillation loss of a batch; then TD loss, distillation loss, mean Q-value."""
+    next_q_values = target_network(batch.next_obs, bf16)
+    chooser = q_network(batch.next_obs, bf16) if args.double_q else next_q_values
+    next_values = jnp.take_along_axis(next_q_values, chooser.argmax(1, keepdims=True), 1).squeeze(1)
+    target = lax.stop_gradient(td_target(batch.rewards, batch.discounts, next_values))
+    teacher_q_values = teacher_network(batch.obs)
+    q_values = q_network(batch.obs, bf16)
+    q_pred = jnp.take_along_axis(q_values, batch.actions[:, None], 1).squeeze(1)
+    q_loss = (optax.huber_loss if args.huber else optax.squared_error)(q_pred, target).mean()
+    distill_loss = distillation_loss(q_values, teacher_q_values, args.temperature)
+    return q_loss + coefficient * distill_loss, q_loss, distill_loss, q_pred.mean()
+
+
+def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    explore = rng.random(len(greedy_actions)) < epsilon
+    return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
+
+
+# --- Act, update, sync ---
+
+
+class QState(NamedTuple):
+    """What an update trains, and what it reads: trees of arrays on the device."""
+
+    params: Any
+    target_params: Any
+    opt_state: optax.OptState
+    finite: Array
+    """1 while every loss was finite"""
+
+
+def greedy_actions(q_network: nn.Module, obs: Array) -> Array:
+    """argmax_a Q(obs, a), (N,), in float32."""
+    return q_network(obs).argmax(1)
+
+
+def make_learn(
+    loss_fn: Callable[..., tuple[Array, ...]], optimizer: optax.GradientTransformation, scan: bool
+) -> Callable[..., tuple[QState, Array]]:
+    """A function from state, buffer, indices (K, B) and rates to the state after K updates and the last metrics.
+
+    It is dispatched, not waited for, and takes the memory of the state it is given. The first rate is Adam's; `loss_fn`
+    maps params, target params, batch and the other rates to a loss and further values. The metrics (len(loss_fn's
+    outputs) + 1,) stay on the device; the last is 1 while every loss was finite. `scan` makes one call of K updates.
+    """
+
+    def update(q_state: QState, batch: Batch, learning_rate: Array, *rates: Array) -> tuple[QState, Array]:
+        def with_others(params: Any) -> tuple[Array, list[Array]]:
+            loss, *others = loss_fn(params, q_state.target_params, batch, *rates)
+            return loss, others
+
+        (loss, others), gradients = jax.value_and_grad(with_others, has_aux=True)(q_state.params)
+        directions, opt_state = optimizer.update(gradients, q_state.opt_state)
+        params = optax.apply_updates(q_state.params, jax.tree.map(lambda x: -learning_rate * x, directions))
+        finite = q_state.finite * jnp.isfinite(loss)
+        return QState(params, q_state.target_params, opt_state, finite), jnp.stack([loss, *others, finite])
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def scanned(q_state: QState, batches: Batch, *rates: Array) -> tuple[QState, Array]:
+        q_state, metrics = lax.scan(lambda q_state, batch: update(q_state, batch, *rates), q_state, batches)
+        return q_state, metrics[-1]
+
+    update_once = jax.jit(update, donate_argnums=0)
+
+    def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rates: float) -> tuple[QState, Array]:
+        if scan:
+            return scanned(q_state, to_device(rb.sample(indices), q_state), *rates)
+        for index in indices:
+            q_state, metrics = update_once(q_state, to_device(rb.sample(index), q_state), *rates)
+        return q_state, metrics
+
+    return learn
+
+
+@jax.jit
+def sync(q_state: QState, tau: float) -> QState:
+    """Move the target network towards the online network by the share `tau`."""
+    return q_state._replace(target_params=optax.incremental_update(q_state.params, q_state.target_params, tau))
+
+
+def to_device(batch: Batch, q_state: QState) -> Batch:
+    """The batch where the state is; nothing to do unless the buffer lives in host memory."""
+    return jax.device_put(batch, q_state.finite.device)
+
+
+def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
+    if metrics is None:
+        return {}
+    *values, finite = metrics.tolist()
+    if not finite:
+        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
+    return dict(zip(names, values, strict=True))
+
+
+# --- The run ---
+
+
+@dataclass
+class Learner:
+    """What is trained: `q_state` is replaced by every update."""
+
+    q_state: QState
+    update: Callable[..., tuple[QState, Array]]
+
+    def learn(self, rb: ReplayBuffer, indices: np.ndarray, learning_rate: float, coefficient: float) -> Array:
+        """Update on batches from `rb`; returns the last metrics."""
+        self.q_state, metrics = self.update(self.q_state, rb, indices, learning_rate, coefficient)
+        return metrics
+
+    def sync(self, tau: float) -> None:
+        """Move the target network towards the online network by the share `tau`."""
+        self.q_state = sync(self.q_state, tau)
+
+
+def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy."""
+    return lambda obs: np.asarray(act(params, obs))
+
+
+def warm_up(learner: Learner, rb: ReplayBuffer, args: Args) -> None:
+    """Compile what learns from `rb`, on a copy of the state, so that compilation does not count in SPS."""
+    for num_updates in {1, args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency)} - {0}:
+        copy = Learner(jax.tree.map(jnp.copy, learner.q_state), learner.update)
+        copy.sync(args.tau)
+        jax.block_until_ready(copy.learn(rb, np.zeros((num_updates, args.batch_size), np.int64), 0.0, 0.0))
+
+
+def collect(act: Callable[[Array], Array], args: Args, rb: ReplayBuffer, device: jax.Device, tracker: Tracker) -> None:
+    """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
+    act_rng = np.random.default_rng([args.seed, 1])
+    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    tracker.phase("teacher's data", args.teacher_steps)
+    for step in range(0, args.teacher_steps, args.num_envs):
+        obs = jax.device_put(next_obs, device)
+        epsilon = linear_schedule(args.teacher_start_e, args.teacher_end_e, args.teacher_steps, step)
+        actions = fire(epsilon_greedy(np.asarray(act(obs)), num_actions, epsilon, act_rng))
+        envs.send(actions)
+
+        next_obs, rewards, terminations, truncations, infos = envs.recv()
+        resets, _ = episodes.step(rewards, infos)
+        rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
+        fire.observe(infos)
+
+        tracker.advance(step + args.num_envs)
+    envs.close()
+
+
+def train_offline(
+    learner: Learner, args: Args, rb: ReplayBuffer, tracker: Tracker, evaluate_student: Callable[[int], None]
+) -> None:
+    """Train on the teacher's buffer: the loop without environments. A step is an update; the distillation stays whole."""
+    sample_rng = np.random.default_rng([args.seed, 2])
+    lr_end = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
+    metrics, names = None, tuple(f"charts/offline/{name}" for name in ("loss", "q_loss", "distill_loss", "q_values"))
+    tracker.phase("offline training", args.offline_steps, "updates")
+    for step in range(args.offline_steps):
+        learning_rate = linear_schedule(args.learning_rate, lr_end, args.offline_steps, step)
+        indices = rb.draw(1, args.batch_size, sample_rng)
+        if len(indices):
+            metrics = learner.learn(rb, indices, learning_rate, args.distill_coefficient)
+        if crossed(step, 1, args.offline_target_network_frequency):
+            learner.sync(args.tau)
+
+        if crossed(step, 1, OFFLINE_LOG_FREQUENCY):
+            tracker.advance(step + 1)
+            tracker.scalars(read_metrics(metrics, names), step + 1)
+        if args.offline_eval_frequency and crossed(step, 1, args.offline_eval_frequency) and step + 1 < args.offline_steps:
+            evaluate_student(step + 1)
+    tracker.advance(args.offline_steps)
+    read_metrics(metrics, names)  # so that no loss goes unseen
+
+
+def train_online(
+    learner: Learner,
+    act: Callable[[Any, Array], Array],
+    args: Args,
+    rb: ReplayBuffer,
+    teacher_return: float,
+    random_return: float,
+    tracker: Tracker,
+    evaluate_student: Callable[[int], None],
+) -> int:
+    """Go on online: the loop of dqn_atari_jax.py, with a distillation that fades as the student nears its teacher.
+
+    Returns the number of steps done.
+    """
+    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (3, 4))
+    envs, next_obs, infos = make_envs(args, seed_purpose=5)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    returns: deque[float] = deque(maxlen=10)
+    lr_start = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
+    lr_end = lr_start if args.learning_rate_end is None else args.learning_rate_end
+    metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
+    exploration_steps = args.exploration_fraction * args.total_timesteps
+    steps_done = 0
+    tracker.phase("online training", args.total_timesteps)
+    for global_step in range(0, args.total_timesteps, args.num_envs):
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
+        # replay keeps what was played.
+        # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
+        obs = jax.device_put(next_obs, learner.q_state.finite.device)
+        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + global_step)
+        actions = fire(epsilon_greedy(np.asarray(act(learner.q_state.params, obs)), num_actions, epsilon, act_rng))
+
+        # Send; the games go on in their threads while the network learns from what is already stored.
+        envs.send(actions)
+        left = fading(returns, teacher_return, random_return, global_step, args.distill_decay_steps)
+        if rb.num_added >= args.learning_starts:
+            num_updates = crossed(global_step, args.num_envs, args.train_frequency)
+            indices = rb.draw(num_updates, args.batch_size, sample_rng)
+            if len(indices):
+                learning_rate = lr_end + (lr_start - lr_end) * left
+                metrics = learner.learn(rb, indices, learning_rate, args.distill_coefficient * left)
+            if crossed(global_step, args.num_envs, args.target_network_frequency):
+                learner.sync(args.tau)
+
+        # Receive and store. Rewards are learned by their sign and reported raw.
+        next_obs, rewards, terminations, truncations, infos = envs.recv()
+        resets, finished = episodes.step(rewards, infos)
+        rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
+        fire.observe(infos)
+        returns.extend(episodic_return for episodic_return, _ in finished)
+
+        # Record. Only here is anything read from the device.
+        steps_done = global_step + args.num_envs
+        tracker.episodes(finished, steps_done)
+        tracker.advance(steps_done)
+        if crossed(global_step, args.num_envs, LOG_FREQUENCY):
+            tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
+            tracker.scalars({"charts/distill_coeff": args.distill_coefficient * left}, steps_done)
+            tracker.scalars(read_metrics(metrics, names), steps_done)
+        due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
+        if due and steps_done < args.total_timesteps:
+            evaluate_student(steps_done)
+    envs.close()
+    read_metrics(metrics, names)  # so that no loss goes unseen
+    return steps_done
+
+
+def main(args: Args) -> Path:
+    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    check(args)
+    device, buffer_device = choose_devices(args)
+
+    # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
+    q_key = jax.random.key(args.seed)
+
+    # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
+    num_actions = count_actions(args.env_id)
+    teacher_network, teacher_params, source = load_teacher(args, num_actions)
+    teacher_params = jax.device_put(teacher_params, device)
+    teacher_act = jax.jit(lambda params, obs: greedy_actions(teacher_network.bind(params), obs))
+    evaluate_policy = functools.partial(
+        evaluate, env_id=args.env_id, seed=args.seed, sticky_actions=args.sticky_actions, max_frames=args.eval_max_frames
+    )
+    teacher_player = player(teacher_act, teacher_params)
+    with working("evaluating the teacher and a random player"):
+        episodes = args.teacher_eval_episodes
+        scores = {"random": evaluate_policy(teacher_player, episodes=episodes, epsilon=1.0)}
+        scores["teacher"] = evaluate_policy(teacher_player, episodes=episodes, epsilon=args.eval_epsilon)
+    if scores["teacher"].mean <= scores["random"].mean:
+        result = f"plays no better than random ({scores['teacher']} against {scores['random']})"
+        raise config.BadInput("--teacher-policy-hf-repo", source, result)
+
+    bf16 = use_bf16(args, device)
+    for field in ("teacher_steps", "buffer_size"):
+        setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
+
+    q_network = STUDENTS[args.student](num_actions)
+    params = jax.jit(q_network.init)(q_key, np.zeros((1, 4, 84, 84), np.uint8))
+    optimizer = optax.scale_by_adam(eps=args.adam_eps)  # the learning rate is the update's
+    q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
+    q_state = jax.device_put(q_state, device)
+
+    rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
+
+    # What is compiled, and warmed up so that compilation does not count in SPS.
+    def loss_fn(params: Any, target_params: Any, batch: Batch, coefficient: Array) -> tuple[Array, ...]:
+        q_function, target_function = q_network.bind(params), q_network.bind(target_params)
+        return qdagger_loss(
+            q_function, target_function, teacher_network.bind(teacher_params), batch, coefficient, args, bf16
+        )
+
+    act = jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs))
+    # XLA runs convolutions inside a loop ten times slower on the CPU.
+    learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
+    learner = Learner(q_state, learn)
+    with working("compiling"):
+        blank = jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), device)
+        act(q_state.params, blank), teacher_act(teacher_params, blank)
+        warm_up(learner, rb, args)
+
+    about = {"device": device.platform, "compiled": True, "bf16": bf16, "teacher": models.public_name(source)}
+    with start_run(args, protocol(args) | about) as tracker:
+        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
+        best = -float("inf")
+
+        def evaluate_student(step: int, metric: str, film: str) -> Evaluation:
+            student_player = player(act, learner.q_state.params)
+            result = evaluate_policy(student_player, episodes=args.eval_episodes, epsilon=args.eval_epsilon)
+            tracker.scalars({metric: result.mean}, step)
+            if args.capture_video:
+                film_game(student_player, args, tracker.folder.name, f"{film}-{step}")
+            return result
+
+        def evaluate_online(step: int) -> Evaluation:
+            nonlocal best
+            result = evaluate_student(step, "eval/episodic_return", "online")
+            if args.save_model and args.eval_frequency and result.mean > best:
+                models.save_params(learner.q_state.params, model_path.with_stem(f"{args.exp_name}-best"))
+            best = max(best, result.mean)
+            return result
+
+        evaluate_offline = functools.partial(evaluate_student, metric="charts/offline/avg_episodic_return", film="offline")
+        tracker.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
+        if args.capture_video:
+            film_game(teacher_player, args, tracker.folder.name, "teacher")
+
+        collect(functools.partial(teacher_act, teacher_params), args, rb, device, tracker)
+        train_offline(learner, args, rb, tracker, evaluate_offline)
+        scores["offline student"] = evaluate_offline(args.offline_steps)
+        if args.save_model:
+            models.save_params(learner.q_state.params, model_path.with_stem(f"{args.exp_name}-offline"))
+
+        # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
+        del rb
+        learner.sync(tau=1.0)
+        rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
+        warm_up(learner, rb, args)
+        goals = scores["teacher"].mean, scores["random"].mean
+        steps_done = train_online(learner, act, args, rb, *goals, tracker, evaluate_online)
+        scores["online student"] = evaluate_online(steps_done)
+        if args.save_model:
+            models.save_params(learner.q_state.params, model_path)
+        tracker.finish({"steps": steps_done, "offline_updates": args.offline_steps}, scores)
+    if args.upload_model:
+        push(tracker.folder, args, scores["online student"])
+    return tracker.folder
+
+
+if __name__ == "__main__":
+    config.run(main, Args)

@@ -1,0 +1,263 @@
+"""The two formats of published weights, torch's state_dict and flax's msgpack, read as NumPy arrays by name.
+
+Reading needs neither framework, so that either kind serves a script of either. Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import math
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+NATURE = {f"network.{i}": name for i, name in ((0, "Conv_0"), (2, "Conv_1"), (4, "Conv_2"), (7, "Dense_0"), (9, "Dense_1"))}
+"""Layers of the Nature CNN: name in torch, name in flax."""
+IMPALA = (
+    {f"network.{i}.conv": f"ConvSequence_{i}/Conv_0" for i in range(3)}
+    | {
+        f"network.{i}.res_block{block}.conv{conv}": f"ConvSequence_{i}/ResidualBlock_{block}/Conv_{conv}"
+        for i in range(3)
+        for block in range(2)
+        for conv in range(2)
+    }
+    | {"network.5": "Dense_0", "network.7": "Dense_1"}
+)
+"""Layers of the IMPALA CNN: name in torch, name in flax."""
+LAST_CONV_BIASES = ("network.4.bias", "Conv_2/bias", "network.2.conv.bias", "ConvSequence_2/Conv_0/bias")
+"""Of the last convolutions, in either format: one per channel."""
+
+
+class FormatError(Exception):
+    """A file that is not what it should be; the text says how."""
+
+
+def is_flax(path: Path) -> bool:
+    """Whether a file begins as flax's msgpack does: a map of at least one entry, whose first key is text."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    key = {0xDE: 3, 0xDF: 5}.get(head[0], 1) if head else 0
+    is_map = len(head) > key and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
+    return is_map and (0xA0 <= head[key] <= 0xBF or head[key] in (0xD9, 0xDA))
+
+
+# --- flax ---
+
+
+def read_flax(path: Path) -> Weights:
+    """The parameters in a flax msgpack file, named as `Conv_0/kernel`. Raises `FormatError`."""
+    try:
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=_flax_array)
+    except FormatError:
+        raise
+    except Exception as error:  # msgpack and NumPy raise whatever the damage leads to
+        raise FormatError(f"cannot be read as a flax model ({type(error).__name__}: is it damaged?)") from None
+    if isinstance(tree, dict) and tree.keys() == {"params"}:
+        tree = tree["params"]
+    weights: Weights = {}
+    _flatten(tree, "", weights)
+    return weights
+
+
+def _flax_array(code: int, data: bytes) -> np.ndarray:
+    """An array as flax packs it: (shape, name of the dtype, bytes), as extension 1."""
+    if code != 1:
+        raise FormatError("is not a flax model of plain arrays")
+    shape, name, content = msgpack.unpackb(data)
+    dtype = np.dtype(name)
+    if dtype.kind != "f":
+        raise FormatError("is not a flax model of plain arrays")
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _flatten(tree: Any, prefix: str, weights: Weights) -> None:
+    if not isinstance(tree, dict):
+        raise FormatError("is not a flax model of plain arrays")
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, np.ndarray):
+            weights[name] = value
+        else:
+            _flatten(value, f"{name}/", weights)
+
+
+# --- torch ---
+
+
+class _Global(NamedTuple):
+    """A name that the pickle mentions. It is compared, never looked up."""
+
+    name: str
+
+
+class _Stored(NamedTuple):
+    """The persistent id of a tensor's memory: ("storage", type, key, device, number of elements)."""
+
+    id: tuple
+
+
+class _Called(NamedTuple):
+    """A call that the pickle describes. It is read, never made."""
+
+    name: str
+    arguments: tuple
+
+
+STORAGES = {f"torch {kind}Storage": np.dtype(dtype) for kind, dtype in (("Float", "f4"), ("Double", "f8"), ("Half", "f2"))}
+NEW = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "NONE": type(None)}
+VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"}
+_MARK = object()
+
+
+def read_torch(path: Path) -> Weights:
+    """The tensors of a torch state_dict, named as `network.0.weight`, without torch. Raises `FormatError`.
+
+    The file is a zip archive: `data.pkl` describes the dictionary, `data/KEY` holds each tensor's memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
+            entries = _read_pickle(archive.read(f"{root}data.pkl"))
+            if not isinstance(entries, dict):
+                raise FormatError("is not a state_dict of plain tensors")
+            return {_text(name): _tensor(archive, root, entry) for name, entry in entries.items()}
+    except FormatError:
+        raise
+    except Exception as error:  # zipfile, pickletools and NumPy raise whatever the damage leads to
+        raise FormatError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise FormatError("is not a state_dict of plain tensors")
+    return name
+
+
+def _tensor(archive: zipfile.ZipFile, root: str, entry: Any) -> np.ndarray:
+    """The array that `_rebuild_tensor_v2(storage, offset, shape, strides, ...)` describes."""
+    if not (isinstance(entry, _Called) and entry.name == "torch._utils _rebuild_tensor_v2"):
+        raise FormatError("is not a state_dict of plain tensors")
+    stored, offset, shape, strides, *_ = entry.arguments
+    _, kind, key, *_ = stored.id
+    if not isinstance(kind, _Global) or kind.name not in STORAGES:
+        raise FormatError("is not a state_dict of plain tensors")
+    dtype = STORAGES[kind.name].newbyteorder("<")
+    memory = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if min((offset, last, *shape, *strides)) < 0 or last >= len(memory):
+        raise FormatError("is damaged: a tensor reaches beyond its memory")
+    view = np.lib.stride_tricks.as_strided(memory[offset:], shape, [stride * dtype.itemsize for stride in strides])
+    return np.ascontiguousarray(view)
+
+
+def _read_pickle(data: bytes) -> Any:
+    """What a pickle describes, as plain data: no name in it is looked up, and nothing is called.
+
+    Knows the instructions that a state_dict needs, and refuses every other.
+    """
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def since_mark() -> list[Any]:
+        start = max(i for i, item in enumerate(stack) if item is _MARK)
+        items = stack[start + 1 :]
+        del stack[start:]
+        return items
+
+    for operation, argument, _ in pickletools.genops(data):
+        name = operation.name
+        if name in NEW:
+            stack.append(NEW[name]())
+        elif name in VALUES:
+            stack.append(argument)
+        elif name in ("NEWTRUE", "NEWFALSE"):
+            stack.append(name == "NEWTRUE")
+        elif name == "GLOBAL":
+            stack.append(_Global(argument))
+        elif name == "BINPERSID":
+            stack.append(_Stored(stack.pop()))
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name == "TUPLE":
+            stack.append(tuple(since_mark()))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            size = int(name[-1])
+            stack[-size:] = [tuple(stack[-size:])]
+        elif name in ("SETITEM", "SETITEMS"):
+            items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "REDUCE":
+            arguments, function = stack.pop(), stack.pop()
+            empty = function.name == "collections OrderedDict" and not arguments
+            stack.append({} if empty else _Called(function.name, arguments))
+        elif name == "BUILD":
+            stack.pop()  # attributes of the dictionary, as its version: not needed
+        elif name == "STOP":
+            return stack.pop()
+        elif name != "PROTO":
+            raise FormatError("is not a plain state_dict: it holds code, which is refused")
+    raise FormatError("is damaged: its description has no end")
+
+
+# --- From one to the other ---
+
+
+def to_flax(weights: Weights) -> Weights:
+    """A torch state_dict of one of our networks under flax's names and in its layouts; other names stay as they are.
+
+    Convolutions OIHW to HWIO, linear layers (out, in) to (in, out), and the inputs of the first linear layer from
+    channels, rows, columns to rows, columns, channels.
+    """
+    names = IMPALA if "network.0.conv.weight" in weights else NATURE
+    converted = {}
+    for key, value in weights.items():
+        layer, _, kind = key.rpartition(".")
+        if layer not in names:
+            converted[key] = value
+        elif kind == "weight" and value.ndim == 4:
+            converted[f"{names[layer]}/kernel"] = value.transpose(2, 3, 1, 0)
+        elif kind == "weight" and value.ndim == 2:
+            channels, side = _flattened(value.shape[1], names[layer], weights)
+            inputs = value.reshape(-1, channels, side, side).transpose(0, 2, 3, 1).reshape(value.shape)
+            converted[f"{names[layer]}/kernel"] = inputs.T
+        else:
+            converted[f"{names[layer]}/{kind}"] = value
+    return converted
+
+
+def to_torch(weights: Weights) -> Weights:
+    """The reverse of `to_flax`."""
+    names = IMPALA if "ConvSequence_0/Conv_0/kernel" in weights else NATURE
+    torch_names = {flax_name: name for name, flax_name in names.items()}
+    converted = {}
+    for key, value in weights.items():
+        layer, _, kind = key.rpartition("/")
+        if layer not in torch_names:
+            converted[key] = value
+        elif kind == "kernel" and value.ndim == 4:
+            converted[f"{torch_names[layer]}.weight"] = value.transpose(3, 2, 0, 1)
+        elif kind == "kernel" and value.ndim == 2:
+            channels, side = _flattened(value.shape[0], layer, weights)
+            inputs = value.T.reshape(-1, side, side, channels).transpose(0, 3, 1, 2).reshape(value.T.shape)
+            converted[f"{torch_names[layer]}.weight"] = inputs
+        else:
+            converted[f"{torch_names[layer]}.{kind}"] = value
+    return converted
+
+
+def _flattened(inputs: int, layer: str, weights: Weights) -> tuple[int, int]:
+    """Channels and side of the square feature maps that a linear layer sees flattened; (inputs, 1) if it sees none."""
+    channels = next((weights[bias].size for bias in LAST_CONV_BIASES if bias in weights), 0)
+    if layer != "Dense_0" or channels == 0:
+        return inputs, 1
+    side = math.isqrt(inputs // channels)
+    return (channels, side) if channels * side**2 == inputs else (inputs, 1)
