@@ -1,12 +1,13 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
 # make quickstart-jax   the same by the JAX twin
 # make test         every test
+# make twin-diff    how much the scripts of the two frameworks have in common
 # make check        lint, lock file, docs: what CI runs after the tests
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
 
-.PHONY: quickstart quickstart-jax test check docs lock clean
+.PHONY: quickstart quickstart-jax test check twin-diff docs lock clean
 
 quickstart: .venv/run
 	.venv/bin/python cleanrl/qdagger_dqn_atari_impalacnn.py --config benchmark/configs/quickstart.yaml $(FLAGS)
@@ -24,6 +25,10 @@ check: .venv/dev .venv/lint
 	.venv/bin/ruff format --check .
 	.venv/poetry/bin/poetry check --lock
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+# How much the scripts of the two frameworks have in common; ARGS=--lines shows what differs.
+twin-diff:
+	$(PYTHON) -m tests.twin_diff $(ARGS)
 
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve

@@ -458,9 +458,9 @@ def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], n
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
+    keep_freed_memory()
     device, buffer_device = choose_devices(args)
     bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
-    keep_freed_memory()
     args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
 
     # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.

@@ -22,7 +22,8 @@ from jax import Array, lax
 
 from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads, protocol
-from cleanrl_utils.devices_jax import choose_devices, use_bf16
+from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.devices_jax import choose_devices, device_name, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.tracking import start_run, working
@@ -46,7 +47,7 @@ class Args:
     compile: bool = True
     """no effect: XLA compiles always (here so that one configuration serves both twins)"""
     cuda_graph: bool = False
-    """no effect: XLA makes CUDA graphs by itself (CUDA only)"""
+    """no effect: XLA makes CUDA graphs by itself (refused without CUDA, as in the twin)"""
     bf16: bool = False
     """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
     track: bool = False
@@ -179,7 +180,8 @@ class NatureCNN(nn.Module):
         x = nn.relu(nn.Conv(64, (4, 4), strides=2, padding="VALID", dtype=dtype)(x))
         x = nn.relu(nn.Conv(64, (3, 3), strides=1, padding="VALID", dtype=dtype)(x))
         x = nn.relu(nn.Dense(512, dtype=dtype)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_actions)(x.astype(jnp.float32))  # bfloat16's step near 1 is as large as Pong's action gaps
+        # float32, and no TF32: bfloat16's step near 1 is as large as Pong's action gaps
+        return nn.Dense(self.num_actions, precision="highest")(x.astype(jnp.float32))
 
 
 # --- Replay buffer ---
@@ -418,9 +420,9 @@ def make_learn(
 
     def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rates: float) -> tuple[QState, Array]:
         if scan:
-            return scanned(q_state, to_device(rb.sample(indices), q_state), *rates)
+            return scanned(q_state, batch_to_device(rb.sample(indices), q_state), *rates)
         for index in indices:
-            q_state, metrics = update_once(q_state, to_device(rb.sample(index), q_state), *rates)
+            q_state, metrics = update_once(q_state, batch_to_device(rb.sample(index), q_state), *rates)
         return q_state, metrics
 
     return learn
@@ -432,7 +434,7 @@ def sync(q_state: QState, tau: float) -> QState:
     return q_state._replace(target_params=optax.incremental_update(q_state.params, q_state.target_params, tau))
 
 
-def to_device(batch: Batch, q_state: QState) -> Batch:
+def batch_to_device(batch: Batch, q_state: QState) -> Batch:
     """The batch where the state is; nothing to do unless the buffer lives in host memory."""
     return jax.device_put(batch, q_state.finite.device)
 
@@ -458,6 +460,7 @@ def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndar
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
+    keep_freed_memory()
     device, buffer_device = choose_devices(args)
     bf16 = use_bf16(args, device)
     args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
@@ -489,6 +492,8 @@ def main(args: Args) -> Path:
     learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
     with working("compiling"):
         act(q_state.params, jax.device_put(next_obs, device))
+        for num_games in (args.eval_episodes, 1):
+            player(act, q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
         for num_updates in {args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency)} - {0}:
             copy = sync(jax.tree.map(jnp.copy, q_state), args.tau)
             blank = np.zeros((num_updates, args.batch_size), np.int64)
@@ -504,7 +509,7 @@ def main(args: Args) -> Path:
         sticky_actions=args.sticky_actions,
         max_frames=args.eval_max_frames,
     )
-    learner = {"device": device.platform, "compiled": True, "bf16": bf16}
+    learner = {"device": device_name(device), "compiled": True, "bf16": bf16}
     with start_run(args, protocol(args) | learner) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best, steps_done, metrics, names = -float("inf"), 0, None, ("losses/td_loss", "losses/q_values")

@@ -302,7 +302,7 @@ def load_teacher(args: Args, num_actions: int) -> tuple[NatureCNN, str]:
 
     Raises `config.BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
     """
-    source = args.teacher_policy_hf_repo or models.teacher_source(args.env_id, args.teacher_model_exp_name)
+    source = args.teacher_policy_hf_repo or models.teacher_source(args)
     teacher_network = NatureCNN(num_actions)
     with models.explained("--teacher-policy-hf-repo", source):
         path = models.fetch(source, f"{args.teacher_model_exp_name}.cleanrl_model", args.teacher_revision)
@@ -741,8 +741,8 @@ def train_online(
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
-    device, buffer_device = choose_devices(args)
     keep_freed_memory()
+    device, buffer_device = choose_devices(args)
 
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     torch.manual_seed(args.seed)

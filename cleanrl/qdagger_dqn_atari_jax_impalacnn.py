@@ -33,7 +33,8 @@ from cleanrl_utils.atari import (
     num_threads,
     protocol,
 )
-from cleanrl_utils.devices_jax import choose_devices, use_bf16
+from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.devices_jax import choose_devices, device_name, use_bf16
 from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.tracking import Tracker, start_run, working
@@ -57,7 +58,7 @@ class Args:
     compile: bool = True
     """no effect: XLA compiles always (here so that one configuration serves both twins)"""
     cuda_graph: bool = False
-    """no effect: XLA makes CUDA graphs by itself (CUDA only)"""
+    """no effect: XLA makes CUDA graphs by itself (refused without CUDA, as in the twin)"""
     bf16: bool = False
     """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
     track: bool = False
@@ -227,7 +228,8 @@ class NatureCNN(nn.Module):
         x = nn.relu(nn.Conv(64, (4, 4), strides=2, padding="VALID", dtype=dtype)(x))
         x = nn.relu(nn.Conv(64, (3, 3), strides=1, padding="VALID", dtype=dtype)(x))
         x = nn.relu(nn.Dense(512, dtype=dtype)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_actions)(x.astype(jnp.float32))  # bfloat16's step near 1 is as large as Pong's action gaps
+        # float32, and no TF32: bfloat16's step near 1 is as large as Pong's action gaps
+        return nn.Dense(self.num_actions, precision="highest")(x.astype(jnp.float32))
 
 
 class ResidualBlock(nn.Module):
@@ -287,7 +289,8 @@ class ImpalaCNN(nn.Module):
         for channels in (16, 32, 32):
             x = ConvSequence(channels, dtype)(x)
         x = nn.relu(nn.Dense(self.hidden_units, dtype=dtype)(nn.relu(x.reshape(len(x), -1))))
-        return nn.Dense(self.num_actions)(x.astype(jnp.float32))  # bfloat16's step near 1 is as large as Pong's action gaps
+        # float32, and no TF32: bfloat16's step near 1 is as large as Pong's action gaps
+        return nn.Dense(self.num_actions, precision="highest")(x.astype(jnp.float32))
 
 
 STUDENTS = {"impala256": ImpalaCNN, "impala512": functools.partial(ImpalaCNN, hidden_units=512), "nature": NatureCNN}
@@ -298,7 +301,7 @@ def load_teacher(args: Args, num_actions: int) -> tuple[NatureCNN, Any, str]:
 
     Raises `config.BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
     """
-    source = args.teacher_policy_hf_repo or models.teacher_source(args.env_id, args.teacher_model_exp_name)
+    source = args.teacher_policy_hf_repo or models.teacher_source(args)
     teacher_network = NatureCNN(num_actions)
     shapes = jax.eval_shape(teacher_network.init, jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
     with models.explained("--teacher-policy-hf-repo", source):
@@ -573,9 +576,9 @@ def make_learn(
 
     def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rates: float) -> tuple[QState, Array]:
         if scan:
-            return scanned(q_state, to_device(rb.sample(indices), q_state), *rates)
+            return scanned(q_state, batch_to_device(rb.sample(indices), q_state), *rates)
         for index in indices:
-            q_state, metrics = update_once(q_state, to_device(rb.sample(index), q_state), *rates)
+            q_state, metrics = update_once(q_state, batch_to_device(rb.sample(index), q_state), *rates)
         return q_state, metrics
 
     return learn
@@ -587,7 +590,7 @@ def sync(q_state: QState, tau: float) -> QState:
     return q_state._replace(target_params=optax.incremental_update(q_state.params, q_state.target_params, tau))
 
 
-def to_device(batch: Batch, q_state: QState) -> Batch:
+def batch_to_device(batch: Batch, q_state: QState) -> Batch:
     """The batch where the state is; nothing to do unless the buffer lives in host memory."""
     return jax.device_put(batch, q_state.finite.device)
 
@@ -607,14 +610,15 @@ def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, flo
 
 @dataclass
 class Learner:
-    """What is trained: `q_state` is replaced by every update."""
+    """What is trained, `q_state`, replaced by every update; and what trains it."""
 
     q_state: QState
-    update: Callable[..., tuple[QState, Array]]
+    learn: Callable[..., tuple[QState, Array]]
+    teacher_params: Any
 
-    def learn(self, rb: ReplayBuffer, indices: np.ndarray, learning_rate: float, coefficient: float) -> Array:
-        """Update on batches from `rb`; returns the last metrics."""
-        self.q_state, metrics = self.update(self.q_state, rb, indices, learning_rate, coefficient)
+    def update(self, rb: ReplayBuffer, indices: np.ndarray, learning_rate: float, coefficient: float) -> Array:
+        """Update on batches from `rb` at `indices` (K, B); returns the last metrics."""
+        self.q_state, metrics = self.learn(self.q_state, rb, indices, learning_rate, coefficient, self.teacher_params)
         return metrics
 
     def sync(self, tau: float) -> None:
@@ -627,12 +631,12 @@ def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndar
     return lambda obs: np.asarray(act(params, obs))
 
 
-def warm_up(learner: Learner, rb: ReplayBuffer, args: Args) -> None:
-    """Compile what learns from `rb`, on a copy of the state, so that compilation does not count in SPS."""
-    for num_updates in {1, args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency)} - {0}:
-        copy = Learner(jax.tree.map(jnp.copy, learner.q_state), learner.update)
+def warm_up(learner: Learner, rb: ReplayBuffer, args: Args, *num_updates: int) -> None:
+    """Compile what so many updates on batches from `rb` need, on a copy of the state: SPS must not count it."""
+    for number in {*num_updates} - {0}:
+        copy = Learner(jax.tree.map(jnp.copy, learner.q_state), learner.learn, learner.teacher_params)
         copy.sync(args.tau)
-        jax.block_until_ready(copy.learn(rb, np.zeros((num_updates, args.batch_size), np.int64), 0.0, 0.0))
+        jax.block_until_ready(copy.update(rb, np.zeros((number, args.batch_size), np.int64), 0.0, 0.0))
 
 
 def collect(act: Callable[[Array], Array], args: Args, rb: ReplayBuffer, device: jax.Device, tracker: Tracker) -> None:
@@ -668,7 +672,7 @@ def train_offline(
         learning_rate = linear_schedule(args.learning_rate, lr_end, args.offline_steps, step)
         indices = rb.draw(1, args.batch_size, sample_rng)
         if len(indices):
-            metrics = learner.learn(rb, indices, learning_rate, args.distill_coefficient)
+            metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient)
         if crossed(step, 1, args.offline_target_network_frequency):
             learner.sync(args.tau)
 
@@ -721,7 +725,7 @@ def train_online(
             indices = rb.draw(num_updates, args.batch_size, sample_rng)
             if len(indices):
                 learning_rate = lr_end + (lr_start - lr_end) * left
-                metrics = learner.learn(rb, indices, learning_rate, args.distill_coefficient * left)
+                metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient * left)
             if crossed(global_step, args.num_envs, args.target_network_frequency):
                 learner.sync(args.tau)
 
@@ -751,6 +755,7 @@ def train_online(
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
+    keep_freed_memory()
     device, buffer_device = choose_devices(args)
 
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
@@ -786,22 +791,22 @@ def main(args: Args) -> Path:
     rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
 
     # What is compiled, and warmed up so that compilation does not count in SPS.
-    def loss_fn(params: Any, target_params: Any, batch: Batch, coefficient: Array) -> tuple[Array, ...]:
-        q_function, target_function = q_network.bind(params), q_network.bind(target_params)
-        return qdagger_loss(
-            q_function, target_function, teacher_network.bind(teacher_params), batch, coefficient, args, bf16
-        )
+    def loss_fn(params: Any, target_params: Any, batch: Batch, coefficient: Array, teacher_params: Any) -> tuple[Array, ...]:
+        networks = q_network.bind(params), q_network.bind(target_params), teacher_network.bind(teacher_params)
+        return qdagger_loss(*networks, batch, coefficient, args, bf16)
 
     act = jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs))
     # XLA runs convolutions inside a loop ten times slower on the CPU.
     learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
-    learner = Learner(q_state, learn)
+    learner = Learner(q_state, learn, teacher_params)
     with working("compiling"):
-        blank = jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), device)
-        act(q_state.params, blank), teacher_act(teacher_params, blank)
-        warm_up(learner, rb, args)
+        blank = np.zeros((args.num_envs, 4, 84, 84), np.uint8)
+        act(q_state.params, jax.device_put(blank, device)), teacher_act(teacher_params, jax.device_put(blank, device))
+        for num_games in (args.eval_episodes, 1):
+            player(act, q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
+        warm_up(learner, rb, args, 1)
 
-    about = {"device": device.platform, "compiled": True, "bf16": bf16, "teacher": models.public_name(source)}
+    about = {"device": device_name(device), "compiled": True, "bf16": bf16, "teacher": models.public_name(source)}
     with start_run(args, protocol(args) | about) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best = -float("inf")
@@ -837,7 +842,7 @@ def main(args: Args) -> Path:
         del rb
         learner.sync(tau=1.0)
         rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
-        warm_up(learner, rb, args)
+        warm_up(learner, rb, args, args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency))
         goals = scores["teacher"].mean, scores["random"].mean
         steps_done = train_online(learner, act, args, rb, *goals, tracker, evaluate_online)
         scores["online student"] = evaluate_online(steps_done)

@@ -15,7 +15,7 @@ from cleanrl_utils.devices import device_names
 def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
     """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name, buffer_name = device_names(args, available)
+    name, buffer_name = device_names(args, available, "torch")
     return torch.device(name), torch.device(buffer_name)
 
 

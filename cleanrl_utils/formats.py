@@ -51,16 +51,14 @@ def is_flax(path: Path) -> bool:
 
 def read_flax(path: Path) -> Weights:
     """The parameters in a flax msgpack file, named as `Conv_0/kernel`. Raises `FormatError`."""
+    weights: Weights = {}
     try:
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=_flax_array)
+        _flatten(tree["params"] if isinstance(tree, dict) and tree.keys() == {"params"} else tree, "", weights)
     except FormatError:
         raise
     except Exception as error:  # msgpack and NumPy raise whatever the damage leads to
         raise FormatError(f"cannot be read as a flax model ({type(error).__name__}: is it damaged?)") from None
-    if isinstance(tree, dict) and tree.keys() == {"params"}:
-        tree = tree["params"]
-    weights: Weights = {}
-    _flatten(tree, "", weights)
     return weights
 
 
@@ -69,10 +67,9 @@ def _flax_array(code: int, data: bytes) -> np.ndarray:
     if code != 1:
         raise FormatError("is not a flax model of plain arrays")
     shape, name, content = msgpack.unpackb(data)
-    dtype = np.dtype(name)
-    if dtype.kind != "f":
-        raise FormatError("is not a flax model of plain arrays")
-    return np.frombuffer(content, dtype).reshape(shape)
+    if name not in ("float16", "float32", "float64"):
+        raise FormatError(f"is not a flax model of plain arrays: one is of {name}")
+    return np.frombuffer(content, name).reshape(shape)
 
 
 def _flatten(tree: Any, prefix: str, weights: Weights) -> None:
@@ -108,51 +105,70 @@ class _Called(NamedTuple):
     arguments: tuple
 
 
-STORAGES = {f"torch {kind}Storage": np.dtype(dtype) for kind, dtype in (("Float", "f4"), ("Double", "f8"), ("Half", "f2"))}
-NEW = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "NONE": type(None)}
+STORAGES = {"torch HalfStorage": "<f2", "torch FloatStorage": "<f4", "torch DoubleStorage": "<f8"}
+TENSOR, PARAMETER, ORDERED_DICT = (
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "collections OrderedDict",
+)
+NEW = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "NONE": lambda: None}
+NEW |= {"NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"}
+CODE = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+"""Instructions of a pickle: those that make nothing but data, values that stand in it, and those that run code."""
+NOT_PLAIN = "is not a state_dict of plain tensors"
+HOLDS_CODE = "is not a plain state_dict: it holds code, which is refused"
 _MARK = object()
 
 
 def read_torch(path: Path) -> Weights:
     """The tensors of a torch state_dict, named as `network.0.weight`, without torch. Raises `FormatError`.
 
-    The file is a zip archive: `data.pkl` describes the dictionary, `data/KEY` holds each tensor's memory.
+    The file is a zip archive: `data.pkl` describes the dictionary, `data/KEY` holds the memory of tensors. The arrays are
+    views of that memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise FormatError("cannot be read as a torch model: torch does not compress")
             root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
             entries = _read_pickle(archive.read(f"{root}data.pkl"))
             if not isinstance(entries, dict):
-                raise FormatError("is not a state_dict of plain tensors")
-            return {_text(name): _tensor(archive, root, entry) for name, entry in entries.items()}
+                raise FormatError(NOT_PLAIN)
+            memories: dict[str, bytes] = {}
+            return {name: _tensor(archive, root, entry, memories) for name, entry in entries.items()}
     except FormatError:
         raise
+    except zipfile.BadZipFile:
+        text = "cannot be read as a torch model: no zip archive, as torch writes since 1.6; is it older, or damaged?"
+        raise FormatError(text) from None
     except Exception as error:  # zipfile, pickletools and NumPy raise whatever the damage leads to
         raise FormatError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
 
 
 def _text(name: Any) -> str:
     if not isinstance(name, str):
-        raise FormatError("is not a state_dict of plain tensors")
+        raise FormatError(NOT_PLAIN)
     return name
 
 
-def _tensor(archive: zipfile.ZipFile, root: str, entry: Any) -> np.ndarray:
+def _tensor(archive: zipfile.ZipFile, root: str, entry: Any, memories: dict[str, bytes]) -> np.ndarray:
     """The array that `_rebuild_tensor_v2(storage, offset, shape, strides, ...)` describes."""
-    if not (isinstance(entry, _Called) and entry.name == "torch._utils _rebuild_tensor_v2"):
-        raise FormatError("is not a state_dict of plain tensors")
+    if isinstance(entry, _Called) and entry.name == PARAMETER:
+        entry = entry.arguments[0]
+    if not (isinstance(entry, _Called) and entry.name == TENSOR):
+        raise FormatError(NOT_PLAIN)
     stored, offset, shape, strides, *_ = entry.arguments
     _, kind, key, *_ = stored.id
-    if not isinstance(kind, _Global) or kind.name not in STORAGES:
-        raise FormatError("is not a state_dict of plain tensors")
-    dtype = STORAGES[kind.name].newbyteorder("<")
-    memory = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
+    if kind.name not in STORAGES:
+        raise FormatError(f"{NOT_PLAIN}: one is a {kind.name}")
+    if _text(key) not in memories:
+        memories[key] = archive.read(f"{root}data/{key}")
+    memory = np.frombuffer(memories[key], STORAGES[kind.name])
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if min((offset, last, *shape, *strides)) < 0 or last >= len(memory):
+    if min((offset, last, *shape, *strides)) < 0 or last >= len(memory) or math.prod(shape) > len(memory):
         raise FormatError("is damaged: a tensor reaches beyond its memory")
-    view = np.lib.stride_tricks.as_strided(memory[offset:], shape, [stride * dtype.itemsize for stride in strides])
-    return np.ascontiguousarray(view)
+    return np.lib.stride_tricks.as_strided(memory[offset:], shape, [stride * memory.itemsize for stride in strides])
 
 
 def _read_pickle(data: bytes) -> Any:
@@ -175,8 +191,6 @@ def _read_pickle(data: bytes) -> Any:
             stack.append(NEW[name]())
         elif name in VALUES:
             stack.append(argument)
-        elif name in ("NEWTRUE", "NEWFALSE"):
-            stack.append(name == "NEWTRUE")
         elif name == "GLOBAL":
             stack.append(_Global(argument))
         elif name == "BINPERSID":
@@ -190,21 +204,22 @@ def _read_pickle(data: bytes) -> Any:
             stack[-size:] = [tuple(stack[-size:])]
         elif name in ("SETITEM", "SETITEMS"):
             items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            stack[-1].update(zip(map(_text, items[::2]), items[1::2], strict=True))
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
         elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            empty = function.name == "collections OrderedDict" and not arguments
-            stack.append({} if empty else _Called(function.name, arguments))
+            arguments, function = stack.pop(), stack.pop().name
+            if function not in (TENSOR, PARAMETER, ORDERED_DICT):
+                raise FormatError(NOT_PLAIN if function.startswith("torch") else HOLDS_CODE)
+            stack.append({} if function == ORDERED_DICT else _Called(function, arguments))
         elif name == "BUILD":
             stack.pop()  # attributes of the dictionary, as its version: not needed
         elif name == "STOP":
             return stack.pop()
         elif name != "PROTO":
-            raise FormatError("is not a plain state_dict: it holds code, which is refused")
+            raise FormatError(HOLDS_CODE if name in CODE else NOT_PLAIN)
     raise FormatError("is damaged: its description has no end")
 
 
@@ -227,7 +242,7 @@ def to_flax(weights: Weights) -> Weights:
             converted[f"{names[layer]}/kernel"] = value.transpose(2, 3, 1, 0)
         elif kind == "weight" and value.ndim == 2:
             channels, side = _flattened(value.shape[1], names[layer], weights)
-            inputs = value.reshape(-1, channels, side, side).transpose(0, 2, 3, 1).reshape(value.shape)
+            inputs = value.reshape(len(value), channels, side, side).transpose(0, 2, 3, 1).reshape(value.shape)
             converted[f"{names[layer]}/kernel"] = inputs.T
         else:
             converted[f"{names[layer]}/{kind}"] = value
@@ -247,7 +262,7 @@ def to_torch(weights: Weights) -> Weights:
             converted[f"{torch_names[layer]}.weight"] = value.transpose(3, 2, 0, 1)
         elif kind == "kernel" and value.ndim == 2:
             channels, side = _flattened(value.shape[0], layer, weights)
-            inputs = value.T.reshape(-1, side, side, channels).transpose(0, 3, 1, 2).reshape(value.T.shape)
+            inputs = value.T.reshape(value.shape[1], side, side, channels).transpose(0, 3, 1, 2).reshape(value.T.shape)
             converted[f"{torch_names[layer]}.weight"] = inputs
         else:
             converted[f"{torch_names[layer]}.{kind}"] = value

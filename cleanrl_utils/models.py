@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 ZOO = Path(__file__).parent / "zoo"
 """The models in the box, each in the layout of a Hub repository."""
+SUFFIX = ".cleanrl_model"
 
 
 class ModelError(Exception):
     """A model file that is missing or unusable; the text says what to do."""
 
 
-def teacher_source(env_id: str, exp_name: str) -> str:
-    """Where a game's teacher is unless a flag says: in the box, under any name, else CleanRL's repository on the Hub."""
-    game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", env_id.removeprefix("ALE/"))
-    name = f"{game}NoFrameskip-v4-{exp_name}-seed1"
-    boxed = [ZOO / name, *sorted(ZOO.glob(f"{game}NoFrameskip-v4-dqn_atari*-seed1"))]
+def teacher_source(args: Any) -> str:
+    """Where the teacher is unless a flag says: in the box, else CleanRL's repository on the Hub.
+
+    Of the box, the model that `--teacher-model-exp-name` names; by its default, one of either framework.
+    """
+    game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", args.env_id.removeprefix("ALE/"))
+    name = f"{game}NoFrameskip-v4-{args.teacher_model_exp_name}-seed1"
+    boxed = [ZOO / name]
+    if args.teacher_model_exp_name == type(args).teacher_model_exp_name:
+        boxed += sorted(ZOO.glob(f"{game}NoFrameskip-v4-dqn_atari*-seed1"))
     return next((str(folder) for folder in boxed if folder.is_dir()), f"cleanrl/{name}")
 
 
@@ -83,24 +89,27 @@ def fetch(source: str, filename: str, revision: str | None) -> Path:
     if Path(source).is_dir():
         if (Path(source) / filename).is_file():
             return Path(source) / filename
-        return Path(source) / _only_model([path.name for path in Path(source).iterdir()], source, filename)
+        return Path(source) / _only_model([path.name for path in Path(source).iterdir()], public_name(source), filename)
     try:
         return Path(hf_hub_download(source, filename, revision=revision))
-    except errors.LocalEntryNotFoundError:  # no network: whatever the cache holds of this repository
+    except errors.LocalEntryNotFoundError:  # no network: the cache may hold the repository's one model
         folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
-        return folder / _only_model([path.name for path in folder.iterdir()], source, filename)
+        names = [path.name for path in folder.iterdir()]
+        if not any(name.endswith(SUFFIX) for name in names):
+            raise
+        return folder / _only_model(names, f"the local cache of {source}", filename)
     except errors.EntryNotFoundError:
         name = _only_model(HfApi().list_repo_files(source, revision=revision), source, filename)
         return Path(hf_hub_download(source, name, revision=revision))
 
 
-def _only_model(names: list[str], source: str, wanted: str) -> str:
-    """The one model among the files of `source`, with a line that says so. Raises `ModelError`."""
-    found = sorted(name for name in names if name.endswith(".cleanrl_model"))
+def _only_model(names: list[str], place: str, wanted: str) -> str:
+    """The one model among the files of a place, with a line that says so. Raises `ModelError`."""
+    found = sorted(name for name in names if name.endswith(SUFFIX))
     if len(found) != 1:
         there = f"; it holds {', '.join(found)}" if found else ""
         raise ModelError(f"holds no file {wanted}{there}; --teacher-model-exp-name names it")
-    notice(f"{public_name(source)} holds {found[0]}, not {wanted}: using that")
+    notice(f"{place} holds {found[0]}, not {wanted}: using that")
     return found[0]
 
 
@@ -129,7 +138,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"holds no file {path.name}")
     if formats.is_flax(path):
-        weights = formats.to_torch(_read(formats.read_flax, path))
+        weights = _read(lambda: formats.to_torch(formats.read_flax(path)))
         return {key: torch.tensor(value, dtype=torch.float32) for key, value in weights.items()}
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -142,9 +151,9 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _read(read: Callable[[Path], formats.Weights], path: Path) -> formats.Weights:
+def _read(read: Callable[[], formats.Weights]) -> formats.Weights:
     try:
-        return read(path)
+        return read()
     except formats.FormatError as error:
         raise ModelError(str(error)) from None
 
@@ -175,7 +184,8 @@ def load_params(network: nn.Module, params: Any, path: Path) -> Any:
 
     if not path.is_file():
         raise ModelError(f"holds no file {path.name}")
-    weights = _read(formats.read_flax, path) if formats.is_flax(path) else formats.to_flax(_read(formats.read_torch, path))
+    flax = formats.is_flax(path)
+    weights = _read(lambda: formats.read_flax(path) if flax else formats.to_flax(formats.read_torch(path)))
     template = traverse_util.flatten_dict(params["params"], sep="/")
     expected = {name: tuple(value.shape) for name, value in template.items()}
     _require_same({name: value.shape for name, value in weights.items()}, expected, type(network).__name__)
@@ -185,9 +195,10 @@ def load_params(network: nn.Module, params: Any, path: Path) -> Any:
 
 def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: str) -> None:
     """Raise `ModelError` unless a file's names and shapes are those of the network."""
-    if found.keys() != expected.keys():
-        odd = sorted(found.keys() ^ expected.keys())[0]
-        raise ModelError(f"is not a {network}: `{odd}` is in one of them only")
+    for missing in sorted(expected.keys() - found.keys()):
+        raise ModelError(f"is not a {network}: it lacks `{missing}`")
+    for odd in sorted(found.keys() - expected.keys()):
+        raise ModelError(f"is not a {network}: it has `{odd}` besides")
     for key, shape in expected.items():
         if found[key] != shape:
             raise ModelError(f"has `{key}` of shape {found[key]}, not {shape}; another game's number of actions?")

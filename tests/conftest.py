@@ -1,18 +1,25 @@
-"""Fixtures: every test runs in an empty folder, on one set of tiny sizes."""
+"""Fixtures: every test runs in an empty folder, on one set of tiny sizes; most runs are made by both twins."""
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cleanrl import dqn_atari, dqn_atari_jax, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
 from cleanrl_utils import config, models
 
-os.environ["WANDB_MODE"] = "offline"
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach the network
+COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles the same again; removed at exit
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 TEACHER = models.ZOO / "PongNoFrameskip-v4-dqn_atari-seed1"
 
@@ -54,6 +61,69 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
         return lines[0]
 
     return run
+
+
+DQN = (dqn_atari, dqn_atari_jax)
+QDAGGER = (qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn)
+
+
+@pytest.fixture(params=DQN, ids=["torch", "jax"])
+def dqn(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the two DQN scripts."""
+    return request.param
+
+
+@pytest.fixture(params=QDAGGER, ids=["torch", "jax"])
+def qdagger(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the two QDagger scripts."""
+    return request.param
+
+
+@pytest.fixture(params=[*DQN, *QDAGGER], ids=["dqn", "dqn_jax", "qdagger", "qdagger_jax"])
+def script(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the four Atari scripts."""
+    return request.param
+
+
+def weights(script: ModuleType, folder: Path, suffix: str = "") -> dict[str, torch.Tensor]:
+    """The model that a run of `script` saved, as a torch state_dict for either framework."""
+    return models.load_weights(folder / f"{script.Args().exp_name}{suffix}.cleanrl_model")
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of every metric that a run logged."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Callable[..., Any]) -> list[Any]:
+    """What `look(rb)` finds before each update of the run to come."""
+    seen: list[Any] = []
+
+    if hasattr(script, "make_update"):
+        make_update = script.make_update
+
+        def watched_update(loss_fn, optimizer, rb, device):
+            update = make_update(loss_fn, optimizer, rb, device)
+            return lambda index: (seen.append(look(rb)), update(index))[1]
+
+        monkeypatch.setattr(script, "make_update", watched_update)
+        return seen
+
+    make_learn = script.make_learn
+
+    def watched_learn(loss_fn, optimizer, scan):
+        learn = make_learn(loss_fn, optimizer, scan)
+
+        def watched(q_state, rb, indices, *rates):
+            if np.any(indices):  # all zeros: the warm-up
+                seen.extend(look(rb) for _ in indices)
+            return learn(q_state, rb, indices, *rates)
+
+        return watched
+
+    monkeypatch.setattr(script, "make_learn", watched_learn)
+    return seen
 
 
 @pytest.fixture

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import msgpack
+import numpy as np
 import pytest
 import torch
 
-from cleanrl import dqn_atari as dqn
-from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
+from cleanrl import dqn_atari, qdagger_dqn_atari_impalacnn
+from cleanrl.qdagger_dqn_atari_impalacnn import ImpalaCNN, NatureCNN
 from tests.conftest import TINY_RUN, TINY_TEACHER
 
-BOTH = pytest.mark.parametrize("script", [dqn, qdagger], ids=["dqn", "qdagger"])
 
-
-@BOTH
 @pytest.mark.parametrize(
     ("flag", "value", "allowed"),
     [
@@ -63,13 +62,12 @@ def test_values_out_of_range(refused, script, flag, value, allowed):
         ("--learning-rate-end", "-1", "0 or more"),
     ],
 )
-def test_qdagger_values_out_of_range(refused, flag, value, allowed):
+def test_qdagger_values_out_of_range(refused, qdagger, flag, value, allowed):
     line = refused(qdagger, *TINY_RUN, *TINY_TEACHER, flag, value)
     assert flag in line
     assert allowed in line
 
 
-@BOTH
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 @pytest.mark.parametrize("flag", ["--device", "--buffer-device"])
 def test_cuda_where_there_is_none(refused, script, flag):
@@ -78,12 +76,10 @@ def test_cuda_where_there_is_none(refused, script, flag):
     assert "cpu" in line
 
 
-@BOTH
 def test_a_cuda_graph_without_cuda(refused, script):
     assert "--cuda-graph" in refused(script, *TINY_RUN, "--cuda-graph")
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -114,20 +110,20 @@ def test_configuration_files(refused, tmp_path, script, text, says):
     assert not Path("hacked").exists()
 
 
-def test_an_initial_model_that_is_not_there(refused):
+def test_an_initial_model_that_is_not_there(refused, dqn):
     assert "--initial-model no.cleanrl_model" in refused(dqn, *TINY_RUN, "--initial-model", "no.cleanrl_model")
 
 
-@BOTH
 def test_a_missing_configuration_file(refused, script):
     assert "--config no.yaml" in refused(script, *TINY_RUN, "--config=no.yaml")
 
 
 @pytest.fixture
-def refused_teacher(refused):
+def refused_teacher(refused, qdagger):
     """Run QDagger with a teacher's folder or repository; returns the error line."""
 
     def run(source: str, *flags: str) -> str:
+        flags = ["--teacher-model-exp-name", "dqn_atari", *flags]
         line = refused(qdagger, *TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", source, *flags)
         assert "--teacher-policy-hf-repo" in line
         return line
@@ -177,6 +173,34 @@ def test_a_teacher_of_odd_entries(refused_teacher, tmp_path, weights):
     assert "not a state_dict of plain tensors" in refused_teacher(str(tmp_path / "teacher"))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x81\xa6params",  # cut short
+        msgpack.packb({"params": {"Conv_0": 1}}),
+        msgpack.packb({"params": [1, 2]}),
+        msgpack.packb({"params": msgpack.ExtType(2, b"")}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, msgpack.packb([[2], "object", b"12345678"]))}}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, msgpack.packb([[3], "float32", b"12345678"]))}}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, b"nonsense")}}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, msgpack.packb([[1], ">f4", b"1234"]))}}),
+        b"\x81\xa1a" * 1000 + b"\x01",  # a map in a map in a map
+        msgpack.packb({"a": {"b": 1}}) + b"more",
+    ],
+)
+def test_a_flax_teacher_that_is_damaged(refused_teacher, tmp_path, content):
+    line = refused_teacher(folder_with(tmp_path, content))
+    assert "is not a flax model of plain arrays" in line or "cannot be read as a flax model" in line
+
+
+def test_a_flax_teacher_whose_layer_is_empty(refused_teacher, tmp_path):
+    bias, kernel = (
+        msgpack.ExtType(1, msgpack.packb([shape, "float32", bytes(4 * int(np.prod(shape)))])) for shape in ([64], [0, 512])
+    )
+    content = msgpack.packb({"params": {"Conv_2": {"bias": bias}, "Dense_0": {"kernel": kernel}}})
+    assert "is not a NatureCNN" in refused_teacher(folder_with(tmp_path, content))
+
+
 def test_a_teacher_that_is_cut_short(refused_teacher, tmp_path, teacher):
     content = (teacher / "dqn_atari.cleanrl_model").read_bytes()
     assert "cannot be read" in refused_teacher(folder_with(tmp_path, content[: len(content) // 2]))
@@ -203,25 +227,24 @@ def test_a_bare_pickle_is_refused_and_not_run(refused_teacher, tmp_path):
 
 def test_a_teacher_of_another_architecture(refused_teacher, tmp_path):
     (tmp_path / "teacher").mkdir()
-    torch.save(qdagger.ImpalaCNN(6).state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
+    torch.save(ImpalaCNN(6).state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
     assert "is not a NatureCNN" in refused_teacher(str(tmp_path / "teacher"))
 
 
 def test_a_teacher_with_another_number_of_actions(refused_teacher, tmp_path):
     (tmp_path / "teacher").mkdir()
-    torch.save(qdagger.NatureCNN(4).state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
+    torch.save(NatureCNN(4).state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
     assert "number of actions" in refused_teacher(str(tmp_path / "teacher"))
 
 
 def test_a_teacher_that_plays_no_better_than_random(refused_teacher, tmp_path):
     (tmp_path / "teacher").mkdir()
-    network = qdagger.NatureCNN(6)
+    network = NatureCNN(6)
     network.network[-1].weight.data.zero_()  # always the same action
     torch.save(network.state_dict(), tmp_path / "teacher" / "dqn_atari.cleanrl_model")
     assert "no better than random" in refused_teacher(str(tmp_path / "teacher"))
 
 
-@BOTH
 def test_a_video_without_its_packages(refused, script, monkeypatch):
     import sys
 
@@ -229,7 +252,6 @@ def test_a_video_without_its_packages(refused, script, monkeypatch):
     assert "moviepy" in refused(script, *TINY_RUN, "--capture-video")
 
 
-@BOTH
 @pytest.mark.parametrize(
     ("flags", "says"), [(["--num-envs", "many"], "--num-envs"), (["--device", "gpu"], "'cuda'"), (["--nope", "1"], "--nope")]
 )
@@ -237,17 +259,16 @@ def test_what_the_parser_refuses_is_one_line_too(refused, script, flags, says):
     assert says in refused(script, *flags)
 
 
-@BOTH
 @pytest.mark.parametrize("name", ["a/b", "", "../up", "-x y"])
 def test_names_that_make_no_file(refused, script, name):
     assert "--exp-name" in refused(script, *TINY_RUN, f"--exp-name={name}")
 
 
-@BOTH
+@pytest.mark.parametrize("script", [dqn_atari, qdagger_dqn_atari_impalacnn])
 def test_a_buffer_on_an_accelerator_without_the_networks(refused, script, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert "--buffer-device cuda: must be cpu" in refused(script, *TINY_RUN, "--buffer-device", "cuda")
 
 
-def test_notices_do_not_precede_a_refused_teacher(refused):
+def test_notices_do_not_precede_a_refused_teacher(refused, qdagger):
     refused(qdagger, *TINY_RUN, *TINY_TEACHER, "--buffer-size", "1", "--teacher-policy-hf-repo", "./no/such/folder")

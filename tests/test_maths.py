@@ -1,16 +1,23 @@
-"""Every formula, on numbers worked by hand. Both scripts hold the same functions; see test_scripts.py."""
+"""Every formula, on numbers worked by hand, in both frameworks. Scripts of one hold the same functions: test_scripts.py."""
 
 from __future__ import annotations
 
 import math
+from types import ModuleType
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from torch import nn
 
-from cleanrl import dqn_atari as dqn
-from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
+from cleanrl import dqn_atari, dqn_atari_jax
+
+# State 0: online Q (1, 2), target Q (3, 5). State 1: online Q (4, 1), target Q (0, 6).
+ONLINE, TARGET = [[1.0, 2.0], [4.0, 1.0]], [[3.0, 5.0], [0.0, 6.0]]
 
 
 class Table(nn.Module):
@@ -24,36 +31,48 @@ class Table(nn.Module):
         return self.values[obs[:, -1, 0, 0].long()]
 
 
+def jax_table(rows: Any) -> Any:
+    """The same in JAX."""
+    return lambda obs, bf16=False: jnp.asarray(rows)[obs[:, -1, 0, 0]]  # noqa: ARG005
+
+
+def table(script: ModuleType, rows: list[list[float]]) -> Any:
+    return jax_table(rows) if "jax" in script.__name__ else Table(rows)
+
+
+def array(script: ModuleType, values: Any) -> Any:
+    return jnp.asarray(values) if "jax" in script.__name__ else torch.tensor(values)
+
+
+def see(script: ModuleType, states: list[int]) -> Any:
+    """Observations (B, 4, 84, 84) that show `states`."""
+    return array(script, np.broadcast_to(np.array(states, np.uint8)[:, None, None, None], (len(states), 4, 84, 84)).copy())
+
+
 def batch_of(script, states: list[int], actions: list[int], rewards: list[float], next_states: list[int], discounts):
-    def see(states: list[int]) -> torch.Tensor:
-        return torch.tensor(states, dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 84, 84)
-
-    return script.Batch(see(states), torch.tensor(actions), torch.tensor(rewards), see(next_states), torch.tensor(discounts))
+    rest = (array(script, actions), array(script, rewards), see(script, next_states), array(script, discounts))
+    return script.Batch(see(script, states), *rest)
 
 
-def test_linear_schedule_goes_from_start_to_end_and_stays():
+def test_linear_schedule_goes_from_start_to_end_and_stays(dqn):
     values = [dqn.linear_schedule(1.0, 0.2, 8, step) for step in (0, 2, 4, 8, 100)]
     assert values == pytest.approx([1.0, 0.8, 0.6, 0.2, 0.2])
 
 
-def test_linear_schedule_of_no_duration_is_the_end():
+def test_linear_schedule_of_no_duration_is_the_end(dqn):
     assert dqn.linear_schedule(1.0, 0.1, 0, 0) == 0.1
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 8, 64])
 @pytest.mark.parametrize("period", [1, 4, 7, 100])
-def test_crossed_counts_every_multiple_once(num_envs, period):
+def test_crossed_counts_every_multiple_once(dqn, num_envs, period):
     steps = range(0, 1000, num_envs)
     assert sum(dqn.crossed(step, num_envs, period) for step in steps) == len(steps) * num_envs // period
 
 
-def test_td_target_ignores_next_value_after_termination():
-    target = dqn.td_target(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.9]), torch.tensor([10.0, 10.0]))
+def test_td_target_ignores_next_value_after_termination(dqn):
+    target = dqn.td_target(*(array(dqn, values) for values in ([1.0, 1.0], [0.0, 0.9], [10.0, 10.0])))
     assert target.tolist() == pytest.approx([1.0, 10.0])
-
-
-# State 0: online Q (1, 2), target Q (3, 5). State 1: online Q (4, 1), target Q (0, 6).
-ONLINE, TARGET = [[1.0, 2.0], [4.0, 1.0]], [[3.0, 5.0], [0.0, 6.0]]
 
 
 @pytest.mark.parametrize(
@@ -68,44 +87,52 @@ ONLINE, TARGET = [[1.0, 2.0], [4.0, 1.0]], [[3.0, 5.0], [0.0, 6.0]]
         (True, True, (0.5 + 1.5) / 2),
     ],
 )
-def test_td_loss(double_q, huber, expected):
+def test_td_loss(dqn, double_q, huber, expected):
     batch = batch_of(dqn, [0, 1], [1, 0], [1.0, 2.0], [1, 0], [0.5, 0.0])
-    loss, q_value = dqn.td_loss(Table(ONLINE), Table(TARGET), batch, double_q, huber, bf16=False)
+    loss, q_value = dqn.td_loss(table(dqn, ONLINE), table(dqn, TARGET), batch, double_q, huber, bf16=False)
     assert loss.item() == pytest.approx(expected)
     assert q_value.item() == pytest.approx(3.0)
 
 
 def test_td_loss_has_no_gradient_through_the_target():
     online, target = Table(ONLINE), Table(TARGET)
-    batch = batch_of(dqn, [0], [1], [1.0], [1], [0.5])
-    dqn.td_loss(online, target, batch, double_q=True, huber=False, bf16=False)[0].backward()
+    batch = batch_of(dqn_atari, [0], [1], [1.0], [1], [0.5])
+    dqn_atari.td_loss(online, target, batch, double_q=True, huber=False, bf16=False)[0].backward()
     assert target.values.grad is None
     # d/dQ(0,1) of (2 - 1)^2 = 2; the next state's values only choose.
     assert online.values.grad.tolist() == [[0.0, 2.0], [0.0, 0.0]]
 
 
-def test_distillation_loss_is_the_mean_kl_of_teacher_from_student():
+def test_td_loss_has_no_gradient_through_the_target_in_jax():
+    batch = batch_of(dqn_atari_jax, [0], [1], [1.0], [1], [0.5])
+
+    def loss(online, target):
+        return dqn_atari_jax.td_loss(jax_table(online), jax_table(target), batch, True, False, False)[0]
+
+    online, target = jax.grad(loss, argnums=(0, 1))(jnp.asarray(ONLINE), jnp.asarray(TARGET))
+    assert target.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert online.tolist() == [[0.0, 2.0], [0.0, 0.0]]
+
+
+def test_distillation_loss_is_the_mean_kl_of_teacher_from_student(qdagger):
     # tau 0.5: teacher logits (ln 4, 0) -> (0.8, 0.2); student logits (0, 0) -> (0.5, 0.5). Second row: equal, KL 0.
-    teacher = torch.tensor([[0.5 * math.log(4), 0.0], [1.0, 2.0]])
-    student = torch.tensor([[0.0, 0.0], [1.0, 2.0]])
+    teacher = array(qdagger, [[0.5 * math.log(4), 0.0], [1.0, 2.0]])
+    student = array(qdagger, [[0.0, 0.0], [1.0, 2.0]])
     kl = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
     assert qdagger.distillation_loss(student, teacher, 0.5).item() == pytest.approx(kl / 2, abs=1e-6)
 
 
-def test_distillation_loss_does_not_grow_with_the_batch():
-    teacher, student = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    one = qdagger.distillation_loss(student, teacher, 1.0)
-    many = qdagger.distillation_loss(student.expand(32, 2), teacher.expand(32, 2), 1.0)
+def test_distillation_loss_does_not_grow_with_the_batch(qdagger):
+    one = qdagger.distillation_loss(array(qdagger, [[0.0, 1.0]]), array(qdagger, [[1.0, 0.0]]), 1.0)
+    many = qdagger.distillation_loss(array(qdagger, [[0.0, 1.0]] * 32), array(qdagger, [[1.0, 0.0]] * 32), 1.0)
     assert many.item() == pytest.approx(one.item(), rel=1e-6)
 
 
-def test_qdagger_loss_is_td_loss_plus_coefficient_times_distillation():
+def test_qdagger_loss_is_td_loss_plus_coefficient_times_distillation(qdagger):
     args = qdagger.Args(temperature=0.5, double_q=False, huber=False)
     batch = batch_of(qdagger, [0, 1], [1, 0], [1.0, 2.0], [1, 0], [0.5, 0.0])
-    teacher = Table([[0.0, 0.0], [0.0, 0.0]])
-    loss, td, distill, q_value = qdagger.qdagger_loss(
-        Table(ONLINE), Table(TARGET), teacher, batch, torch.tensor(3.0), args, bf16=False
-    )
+    tables = (table(qdagger, rows) for rows in (ONLINE, TARGET, [[0.0, 0.0], [0.0, 0.0]]))
+    loss, td, distill, q_value = qdagger.qdagger_loss(*tables, batch, array(qdagger, 3.0), args, bf16=False)
     # Teacher (0.5, 0.5). Student softmax of (2, 4) and of (8, 2): p = 1 / (1 + e^2) and p = 1 / (1 + e^-6).
     kl = [0.5 * math.log(0.5 / p) + 0.5 * math.log(0.5 / (1 - p)) for p in (1 / (1 + math.exp(2)), 1 / (1 + math.exp(-6)))]
     assert td.item() == pytest.approx(4.0)
@@ -129,11 +156,11 @@ def test_qdagger_loss_is_td_loss_plus_coefficient_times_distillation():
         ([], 100, 0.0),
     ],
 )
-def test_fading_is_normalised_between_random_and_teacher(returns, step, expected):
+def test_fading_is_normalised_between_random_and_teacher(qdagger, returns, step, expected):
     assert qdagger.fading(returns, teacher_return=20.0, random_return=-20.0, step=step, decay_steps=100) == expected
 
 
-def test_epsilon_greedy_explores_at_its_rate_and_uniformly():
+def test_epsilon_greedy_explores_at_its_rate_and_uniformly(dqn):
     rng = np.random.default_rng(0)
     actions = dqn.epsilon_greedy(np.full(40_000, 5), 4, 0.4, rng)  # 5: greedy, no random action
     explored = actions[actions != 5]
@@ -144,33 +171,74 @@ def test_epsilon_greedy_explores_at_its_rate_and_uniformly():
 @pytest.mark.parametrize("tau", [0.25, 1.0])
 def test_sync_moves_the_target_by_tau(tau):
     online, target = Table(ONLINE), Table(TARGET)
-    dqn.sync(online, target, tau)
+    dqn_atari.sync(online, target, tau)
     expected = (1 - tau) * torch.tensor(TARGET) + tau * torch.tensor(ONLINE)
     assert torch.allclose(target.values, expected)
     assert online.values.tolist() == ONLINE
 
+    state = dqn_atari_jax.QState(jnp.asarray(ONLINE), jnp.asarray(TARGET), (), jnp.ones(()))
+    synced = dqn_atari_jax.sync(state, tau)
+    np.testing.assert_allclose(synced.target_params, expected)
+    assert synced.params.tolist() == ONLINE
 
-def test_greedy_actions_is_the_argmax():
-    obs = torch.tensor([0, 1], dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 84, 84)
-    assert dqn.greedy_actions(Table(ONLINE), obs).tolist() == [1, 0]
+
+def test_greedy_actions_is_the_argmax(dqn):
+    assert dqn.greedy_actions(table(dqn, ONLINE), see(dqn, [0, 1])).tolist() == [1, 0]
 
 
-def test_read_metrics_stops_a_run_whose_loss_was_not_finite():
+def test_read_metrics_stops_a_run_whose_loss_was_not_finite(dqn):
     assert dqn.read_metrics(None, ("a",)) == {}
-    assert dqn.read_metrics(torch.tensor([2.0, 1.0]), ("a",)) == {"a": 2.0}
+    assert dqn.read_metrics(array(dqn, [2.0, 1.0]), ("a",)) == {"a": 2.0}
     with pytest.raises(FloatingPointError, match="learning-rate"):
-        dqn.read_metrics(torch.tensor([2.0, 0.0]), ("a",))
+        dqn.read_metrics(array(dqn, [2.0, 0.0]), ("a",))
 
 
 def test_update_remembers_a_loss_that_was_not_finite(cpu):
     network = Table(ONLINE)
-    rb = dqn.ReplayBuffer(100, 1, 1, 0.99, cpu)
+    rb = dqn_atari.ReplayBuffer(100, 1, 1, 0.99, cpu)
     scale = torch.tensor(1.0)
     loss_fn = lambda batch: (network(batch.obs).sum() * scale, scale)  # noqa: E731
-    update = dqn.make_update(loss_fn, torch.optim.SGD(network.parameters(), lr=0.0), rb, cpu)
+    update = dqn_atari.make_update(loss_fn, torch.optim.SGD(network.parameters(), lr=0.0), rb, cpu)
     index = torch.zeros(2, dtype=torch.int64)
     assert update(index)[-1] == 1
     scale.fill_(float("inf"))
     update(index)
     scale.fill_(1.0)
     assert update(index)[-1] == 0
+
+
+def learner(scan: bool) -> tuple[Any, dqn_atari_jax.QState, dqn_atari_jax.ReplayBuffer]:
+    """A learner in JAX whose loss is a rate times the values of what the batch shows."""
+    optimizer = optax.scale_by_adam()
+    learn = dqn_atari_jax.make_learn(
+        lambda params, target_params, batch, scale: (jax_table(params)(batch.obs).sum() * scale, target_params.sum()),
+        optimizer,
+        scan=scan,
+    )
+    params = jnp.asarray(ONLINE)
+    state = dqn_atari_jax.QState(params, jnp.asarray(TARGET), optimizer.init(params), jnp.ones(()))
+    return learn, state, dqn_atari_jax.ReplayBuffer(100, 1, 1, 0.99, jax.devices("cpu")[0])
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_update_remembers_a_loss_that_was_not_finite_in_jax(scan):
+    learn, state, rb = learner(scan)
+    index = np.zeros((1, 2), dtype=np.int64)
+    for scale, finite in ((1.0, 1), (float("inf"), 0), (1.0, 0)):
+        state, metrics = learn(state, rb, index, 0.0, scale)
+        assert metrics[-1] == finite
+    assert metrics[1] == 14, "further values follow the loss"
+
+
+def test_one_scan_learns_as_calls_one_by_one_and_both_take_the_memory_of_the_state():
+    results = []
+    for scan in (False, True):
+        learn, state, rb = learner(scan)
+        given = jax.tree.leaves((state.params, state.opt_state))
+        results.append(learn(state, rb, np.zeros((3, 2), dtype=np.int64), 0.1, 0.5))
+        assert all(leaf.is_deleted() for leaf in given)
+    (one_by_one, metrics), (at_once, metrics_at_once) = results
+    # Adam on a constant gradient takes whole steps of the learning rate, on the row that is seen: state 0.
+    np.testing.assert_allclose(one_by_one.params, [[0.7, 1.7], [4.0, 1.0]], atol=1e-5)
+    np.testing.assert_allclose(at_once.params, one_by_one.params, atol=1e-6)
+    np.testing.assert_allclose(metrics_at_once, metrics, atol=1e-6)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cleanrl import dqn_atari as dqn
-from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
+from cleanrl import dqn_atari, dqn_atari_jax, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
+from cleanrl.qdagger_dqn_atari_impalacnn import STUDENTS, ImpalaCNN, NatureCNN
+from cleanrl_utils import models
+from tests.conftest import TINY_RUN, TINY_TEACHER
+from tests.twin_diff import share_of_same_lines
 
-SCRIPTS = Path(dqn.__file__).parent
+SCRIPTS = Path(dqn_atari.__file__).parent
 CLEANRL_FLAGS = set(
     "exp_name seed torch_deterministic cuda track wandb_project_name wandb_entity capture_video save_model upload_model "
     "hf_entity env_id total_timesteps learning_rate num_envs buffer_size gamma tau target_network_frequency batch_size "
@@ -40,6 +45,10 @@ CLEANRL_DEFAULTS = {
 }
 
 
+IN_TORCH, IN_JAX = (dqn_atari, qdagger_dqn_atari_impalacnn), (dqn_atari_jax, qdagger_dqn_atari_jax_impalacnn)
+TWINS = pytest.mark.parametrize(("ours", "theirs"), list(zip(IN_TORCH, IN_JAX, strict=True)), ids=["dqn", "qdagger"])
+
+
 def definitions(script) -> dict[str, str]:
     """Source of every function and class of a script, by name."""
     source = Path(script.__file__).read_text()
@@ -47,26 +56,73 @@ def definitions(script) -> dict[str, str]:
     return {node.name: ast.get_source_segment(source, node) for node in nodes}
 
 
-def test_what_both_scripts_define_is_identical():
-    ours, theirs = definitions(dqn), definitions(qdagger)
+@pytest.mark.parametrize("scripts", [IN_TORCH, IN_JAX], ids=["torch", "jax"])
+def test_what_both_scripts_of_a_framework_define_is_identical(scripts):
+    ours, theirs = map(definitions, scripts)
     shared = (ours.keys() & theirs.keys()) - {"Args", "check", "main"}
-    assert {"make_envs", "NatureCNN", "ReplayBuffer", "td_target", "make_update", "sync", "cuda_graph"} <= shared
+    assert {"make_envs", "NatureCNN", "ReplayBuffer", "td_target", "sync", "player"} <= shared
+    assert shared & {"make_update", "make_learn"}
     assert {name for name in shared if ours[name] != theirs[name]} == set()
 
 
-@pytest.mark.parametrize("script", [dqn, qdagger])
+@TWINS
+def test_twins_have_the_same_flags_in_the_same_order_with_the_same_defaults(ours, theirs):
+    def flags(script):
+        fields = [field for field in dataclasses.fields(script.Args) if field.name not in ("cuda", "torch_deterministic")]
+        return [(field.name, field.default) for field in fields if "exp_name" not in field.name]
+
+    assert flags(ours) == flags(theirs)
+
+
+@TWINS
+def test_twins_define_the_same_in_the_same_order(ours, theirs):
+    """What only one has is the framework's: CUDA graphs and modules that hold weights; states and arrays that are passed."""
+    names, twin_names = list(definitions(ours)), list(definitions(theirs))
+    in_torch, in_jax = set(names) - set(twin_names), set(twin_names) - set(names)
+    assert in_torch == {"make_update", "learner_state", "to_device", "cuda_graph"}
+    assert in_jax <= {
+        "make_learn",
+        "QState",
+        "Rings",
+        "store",
+        "gather",
+        "stacked",
+        "batch_to_device",
+        "max_pool",
+        "warm_up",
+    }
+    assert [name for name in names if name in twin_names] == [name for name in twin_names if name in names]
+
+
+@TWINS
+def test_twins_have_the_same_sections_and_metrics(ours, theirs):
+    def found(pattern: str, script) -> list[str]:
+        return re.findall(pattern, Path(script.__file__).read_text(), re.M)
+
+    assert found("^# --- .* ---$", ours) == found("^# --- .* ---$", theirs) != []
+    metric = r'"(?:charts|losses|eval)/[^"]*"'
+    assert found(metric, ours) == found(metric, theirs) != []
+
+
+@TWINS
+def test_twins_share_most_of_their_lines(ours, theirs):
+    assert share_of_same_lines(Path(ours.__file__), Path(theirs.__file__)) >= 0.6
+
+
 def test_flags_and_defaults_are_cleanrls(script):
     args = script.Args()
-    assert vars(args).keys() >= CLEANRL_FLAGS
-    assert {name: getattr(args, name) for name in CLEANRL_DEFAULTS} == CLEANRL_DEFAULTS
+    of_torch = {"cuda", "torch_deterministic"} if script in IN_JAX else set()
+    assert vars(args).keys() >= CLEANRL_FLAGS - of_torch
+    expected = {name: value for name, value in CLEANRL_DEFAULTS.items() if name not in of_torch}
+    assert {name: getattr(args, name) for name in expected} == expected
     assert args.exp_name == Path(script.__file__).stem
 
 
-def test_qdagger_has_cleanrls_flags_and_defaults():
+def test_qdagger_has_cleanrls_flags_and_defaults(qdagger):
     args = qdagger.Args()
     expected = {
         "teacher_policy_hf_repo": None,
-        "teacher_model_exp_name": "dqn_atari",
+        "teacher_model_exp_name": "dqn_atari" if qdagger in IN_TORCH else "dqn_atari_jax",
         "teacher_eval_episodes": 10,
         "teacher_steps": 500_000,
         "offline_steps": 500_000,
@@ -81,15 +137,26 @@ def test_scripts_import_no_other_script(path):
     assert not {module for module in modules if module and module.split(".")[0] == "cleanrl"}
 
 
-def test_training_imports_neither_opencv_nor_wandb_nor_moviepy_nor_stable_baselines(teacher):
+@pytest.mark.parametrize(("scripts", "other"), [(IN_TORCH, ("jax", "flax")), (IN_JAX, ("torch",))], ids=["torch", "jax"])
+def test_training_imports_neither_the_other_framework_nor_what_it_does_not_need(scripts, other, teacher):
+    """Not even with a teacher of the other framework."""
+    dqn, qdagger = (script.__name__ for script in scripts)
+    unneeded = {"cv2", "wandb", "moviepy", "stable_baselines3", "matplotlib", "pandas", *other}
+    if scripts is IN_TORCH:
+        in_jax = qdagger_dqn_atari_jax_impalacnn
+        params = in_jax.load_teacher(in_jax.Args(teacher_policy_hf_repo=str(teacher)), 6)[1]
+        teacher = Path("jax-teacher").absolute()
+        teacher.mkdir()
+        models.save_params(params, teacher / "dqn_atari.cleanrl_model")
     code = f"""
 import sys
-from cleanrl import dqn_atari, qdagger_dqn_atari_impalacnn as qdagger
+from {dqn} import Args, main
+from {qdagger} import Args as QDaggerArgs, main as qdagger_main
 from cleanrl_utils import config
-from tests.conftest import TINY_RUN, TINY_TEACHER
-dqn_atari.main(config.parse(dqn_atari.Args, TINY_RUN + ["--save-model"]))
-qdagger.main(config.parse(qdagger.Args, TINY_RUN + TINY_TEACHER + ["--teacher-policy-hf-repo", {str(teacher)!r}]))
-print(sorted({{"cv2", "wandb", "moviepy", "stable_baselines3", "matplotlib", "pandas"}} & set(sys.modules)))
+tiny_run, tiny_teacher = {TINY_RUN!r}, {TINY_TEACHER!r}
+main(config.parse(Args, tiny_run + ["--save-model"]))
+qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(teacher)!r}]))
+print(sorted({unneeded!r} & set(sys.modules)))
 """
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -110,7 +177,7 @@ def test_published_dqn_model_has_the_keys_and_shapes_of_ours():
         "network.9.weight": (6, 512),
     }
     expected |= {key.replace("weight", "bias"): shape[:1] for key, shape in expected.items()}
-    dqn.NatureCNN(6).load_state_dict({key: torch.zeros(shape) for key, shape in expected.items()}, strict=True)
+    NatureCNN(6).load_state_dict({key: torch.zeros(shape) for key, shape in expected.items()}, strict=True)
 
 
 def test_published_qdagger_student_has_the_keys_and_shapes_of_ours():
@@ -123,12 +190,12 @@ def test_published_qdagger_student_has_the_keys_and_shapes_of_ours():
         channels = out
     expected |= {"network.5.weight": (256, 3872), "network.7.weight": (6, 256)}
     expected |= {key.replace("weight", "bias"): shape[:1] for key, shape in expected.items()}
-    qdagger.ImpalaCNN(6).load_state_dict({key: torch.zeros(shape) for key, shape in expected.items()}, strict=True)
+    ImpalaCNN(6).load_state_dict({key: torch.zeros(shape) for key, shape in expected.items()}, strict=True)
 
 
 @pytest.mark.parametrize("student", ["impala256", "impala512", "nature"])
 def test_networks_give_one_float32_value_per_action(student):
-    network = qdagger.STUDENTS[student](6)
+    network = STUDENTS[student](6)
     obs = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     q_values = network(obs)
     assert (q_values.shape, q_values.dtype) == ((2, 6), torch.float32)

@@ -65,18 +65,21 @@ def test_config_says_running_until_it_is_complete():
     assert run["evaluations"] == {"agent": {"returns": [1.0, 3.0], "lengths": [10, 20], "capped": 1}}
 
 
-def test_weights_and_biases_works_offline_without_an_account(tmp_path):
+@pytest.mark.parametrize("script", ["dqn_atari", "dqn_atari_jax"])
+def test_weights_and_biases_sees_the_scalars_offline_without_an_account(tmp_path, script):
     """In a process of its own, since W&B keeps a service running."""
     code = f"""
-from cleanrl import dqn_atari
+from cleanrl import {script} as script
 from cleanrl_utils import config
-dqn_atari.main(config.parse(dqn_atari.Args, {[*TINY_RUN, "--track"]!r}))
+script.main(config.parse(script.Args, {[*TINY_RUN, "--total-timesteps", "1000", "--train-frequency", "100", "--track"]!r}))
 """
     env = {key: value for key, value in os.environ.items() if "WANDB" not in key}
     env |= {"WANDB_MODE": "offline", "PYTHONPATH": str(Path(dqn.__file__).parents[1])}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    content = log.read_bytes()  # protocol buffers, in which names stand as they are
+    assert all(name in content for name in (b"losses/td_loss", b"losses/q_values", b"charts/SPS", b"global_step"))
 
 
 def test_curves_draws_the_latest_run(train, capsys):

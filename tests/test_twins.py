@@ -35,38 +35,16 @@ def as_params(weights: formats.Weights) -> dict:
     return {"params": traverse_util.unflatten_dict(formats.to_flax(weights), sep="/")}
 
 
-def fill(rb, seed: int = 0) -> None:
-    games = Games(2, seed=seed, p_end=0.1, p_life=0.1, p_cut=0.05)
-    for _ in range(60):
-        obs, *rest = games.step()
-        rb.add(torch.from_numpy(obs) if rb.draw.__func__ is dqn.ReplayBuffer.draw else jnp.asarray(obs), *rest)
-
-
 def batches(n_step: int) -> tuple[dqn.Batch, dqn_jax.Batch]:
     """The same 32 transitions, as each framework's buffer gives them."""
-    ours, theirs = (
-        dqn.ReplayBuffer(100, 2, n_step, 0.99, torch.device("cpu")),
-        dqn_jax.ReplayBuffer(100, 2, n_step, 0.99, jax.devices("cpu")[0]),
-    )
-    fill(ours), fill(theirs)
+    ours = dqn.ReplayBuffer(100, 2, n_step, 0.99, torch.device("cpu"))
+    theirs = dqn_jax.ReplayBuffer(100, 2, n_step, 0.99, jax.devices("cpu")[0])
+    games = Games(2, seed=0, p_end=0.1, p_life=0.1, p_cut=0.05)
+    for _ in range(60):
+        obs, *rest = games.step()
+        ours.add(torch.from_numpy(obs), *rest), theirs.add(obs, *rest)
     (index,) = ours.draw(1, 32, np.random.default_rng(3))
     return ours.sample(torch.from_numpy(index)), theirs.sample(index)
-
-
-@pytest.mark.parametrize("n_step", [1, 3])
-def test_replay_gives_the_same_batches_for_the_same_indices(n_step):
-    for here, there in zip(*batches(n_step), strict=True):
-        assert np.array_equal(here.numpy(), there)
-
-
-def test_both_draw_the_same_indices_from_the_same_generator():
-    ours, theirs = (
-        script.ReplayBuffer(100, 2, 3, 0.99, device)
-        for script, device in ((dqn, torch.device("cpu")), (dqn_jax, jax.devices("cpu")[0]))
-    )
-    fill(ours), fill(theirs)
-    drawn = [rb.draw(5, 32, np.random.default_rng(7)) for rb in (ours, theirs)]
-    assert np.array_equal(*drawn)
 
 
 def networks(name: str, seed: int) -> tuple[torch.nn.Module, dict]:
@@ -167,6 +145,22 @@ def test_the_optimizers_agree_on_the_same_gradients():
         rb = FixedBatch(gradient)
         q_state, _ = learn(q_state, rb, np.zeros((1, 1), int), 1e-3 / (step + 1))
     np.testing.assert_allclose(q_state.params, weights.detach(), atol=1e-6)
+
+
+def test_learning_is_dispatched_and_not_waited_for():
+    network, obs = dqn_jax.NatureCNN(6), jnp.zeros((512, 4, 84, 84), jnp.uint8)
+    params = jax.jit(network.init)(jax.random.key(0), obs[:1])
+    learn = dqn_jax.make_learn(
+        lambda params, _, batch: (jnp.square(network.apply(params, batch.rewards)).mean(),),
+        optax.scale_by_adam(),
+        scan=False,
+    )
+    q_state = dqn_jax.QState(params, None, optax.scale_by_adam().init(params), jnp.ones(()))
+    for _ in range(2):  # the first compiles
+        q_state, metrics = learn(q_state, FixedBatch(obs), np.zeros((2, 1), int), 1e-4)
+        still_learning = not metrics.is_ready()
+        jax.block_until_ready(metrics)
+    assert still_learning
 
 
 class FixedBatch:
