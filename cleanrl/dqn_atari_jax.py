@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from ale_py.vector_env import AtariVectorEnv
 from flax import linen as nn
+from flax import traverse_util
 from jax import Array, lax
 
 from cleanrl_utils import config, models
@@ -182,6 +183,20 @@ class NatureCNN(nn.Module):
         x = nn.relu(nn.Dense(512, dtype=dtype)(x.reshape(len(x), -1)))
         # float32, and no TF32: bfloat16's step near 1 is as large as Pong's action gaps
         return nn.Dense(self.num_actions, precision="highest")(x.astype(jnp.float32))
+
+
+def initial_params(network: nn.Module, key: Array) -> Any:
+    """First weights and biases: uniform in +-1/sqrt(fan_in), as in the twin.
+
+    Flax's own (LeCun normal, biases 0) give an IMPALA CNN Q-values so large that a student begins by unlearning them.
+    """
+    shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, key, np.zeros((1, 4, 84, 84), np.uint8)))
+    params = {}
+    for (*layer, name), layer_key in zip(shapes, jax.random.split(key, len(shapes)), strict=True):
+        kernel = shapes[*layer, "kernel"]
+        bound = (kernel.shape[-1] / kernel.size) ** 0.5
+        params[*layer, name] = jax.random.uniform(layer_key, shapes[*layer, name].shape, minval=-bound, maxval=bound)
+    return traverse_util.unflatten_dict(params)
 
 
 # --- Replay buffer ---
@@ -393,16 +408,16 @@ def greedy_actions(q_network: nn.Module, obs: Array) -> Array:
 def make_learn(
     loss_fn: Callable[..., tuple[Array, ...]], optimizer: optax.GradientTransformation, scan: bool
 ) -> Callable[..., tuple[QState, Array]]:
-    """A function from state, buffer, indices (K, B) and rates to the state after K updates and the last metrics.
+    """A function from state, buffer, indices (K, B), learning rate and what else the loss needs to (state, metrics).
 
-    It is dispatched, not waited for, and takes the memory of the state it is given. The first rate is Adam's; `loss_fn`
-    maps params, target params, batch and the other rates to a loss and further values. The metrics (len(loss_fn's
-    outputs) + 1,) stay on the device; the last is 1 while every loss was finite. `scan` makes one call of K updates.
+    It is dispatched, not waited for, and takes the memory of the state it is given. `loss_fn` maps params, target params,
+    batch and what else it needs to a loss and further values. The metrics (len(loss_fn's outputs) + 1,) are those of the
+    last update and stay on the device; the last is 1 while every loss was finite. `scan` makes the K updates one call.
     """
 
-    def update(q_state: QState, batch: Batch, learning_rate: Array, *rates: Array) -> tuple[QState, Array]:
+    def update(q_state: QState, batch: Batch, learning_rate: Array, *needs: Any) -> tuple[QState, Array]:
         def with_others(params: Any) -> tuple[Array, list[Array]]:
-            loss, *others = loss_fn(params, q_state.target_params, batch, *rates)
+            loss, *others = loss_fn(params, q_state.target_params, batch, *needs)
             return loss, others
 
         (loss, others), gradients = jax.value_and_grad(with_others, has_aux=True)(q_state.params)
@@ -412,17 +427,17 @@ def make_learn(
         return QState(params, q_state.target_params, opt_state, finite), jnp.stack([loss, *others, finite])
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def scanned(q_state: QState, batches: Batch, *rates: Array) -> tuple[QState, Array]:
-        q_state, metrics = lax.scan(lambda q_state, batch: update(q_state, batch, *rates), q_state, batches)
+    def scanned(q_state: QState, batches: Batch, *rest: Any) -> tuple[QState, Array]:
+        q_state, metrics = lax.scan(lambda q_state, batch: update(q_state, batch, *rest), q_state, batches)
         return q_state, metrics[-1]
 
     update_once = jax.jit(update, donate_argnums=0)
 
-    def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rates: float) -> tuple[QState, Array]:
+    def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rest: Any) -> tuple[QState, Array]:
         if scan:
-            return scanned(q_state, batch_to_device(rb.sample(indices), q_state), *rates)
+            return scanned(q_state, batch_to_device(rb.sample(indices), q_state), *rest)
         for index in indices:
-            q_state, metrics = update_once(q_state, batch_to_device(rb.sample(index), q_state), *rates)
+            q_state, metrics = update_once(q_state, batch_to_device(rb.sample(index), q_state), *rest)
         return q_state, metrics
 
     return learn
@@ -473,7 +488,7 @@ def main(args: Args) -> Path:
     fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
 
     q_network = NatureCNN(num_actions)
-    params = jax.jit(q_network.init)(q_key, next_obs)
+    params = initial_params(q_network, q_key)
     if args.initial_model is not None:
         with models.explained("--initial-model", args.initial_model):
             params = models.load_params(q_network, params, Path(args.initial_model))
