@@ -301,10 +301,10 @@ def initial_params(network: nn.Module, key: Array) -> Any:
     """
     shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, key, np.zeros((1, 4, 84, 84), np.uint8)))
     params = {}
-    for (*layer, name), layer_key in zip(shapes, jax.random.split(key, len(shapes)), strict=True):
-        kernel = shapes[*layer, "kernel"]
+    for number, (*layer, name) in enumerate(sorted(shapes)):
+        kernel, array_key = shapes[*layer, "kernel"], jax.random.fold_in(key, number)
         bound = (kernel.shape[-1] / kernel.size) ** 0.5
-        params[*layer, name] = jax.random.uniform(layer_key, shapes[*layer, name].shape, minval=-bound, maxval=bound)
+        params[*layer, name] = jax.random.uniform(array_key, shapes[*layer, name].shape, minval=-bound, maxval=bound)
     return traverse_util.unflatten_dict(params)
 
 
