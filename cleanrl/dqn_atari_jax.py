@@ -18,7 +18,6 @@ import numpy as np
 import optax
 from ale_py.vector_env import AtariVectorEnv
 from flax import linen as nn
-from flax import traverse_util
 from jax import Array, lax
 
 from cleanrl_utils import config, models
@@ -183,20 +182,6 @@ class NatureCNN(nn.Module):
         x = nn.relu(nn.Dense(512, dtype=dtype)(x.reshape(len(x), -1)))
         # float32, and no TF32: bfloat16's step near 1 is as large as Pong's action gaps
         return nn.Dense(self.num_actions, precision="highest")(x.astype(jnp.float32))
-
-
-def initial_params(network: nn.Module, key: Array) -> Any:
-    """First weights and biases: uniform in +-1/sqrt(fan_in), as in the twin.
-
-    Flax's own (LeCun normal, biases 0) give an IMPALA CNN Q-values so large that a student begins by unlearning them.
-    """
-    shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, key, np.zeros((1, 4, 84, 84), np.uint8)))
-    params = {}
-    for number, (*layer, name) in enumerate(sorted(shapes)):
-        kernel, array_key = shapes[*layer, "kernel"], jax.random.fold_in(key, number)
-        bound = (kernel.shape[-1] / kernel.size) ** 0.5
-        params[*layer, name] = jax.random.uniform(array_key, shapes[*layer, name].shape, minval=-bound, maxval=bound)
-    return traverse_util.unflatten_dict(params)
 
 
 # --- Replay buffer ---
@@ -488,7 +473,7 @@ def main(args: Args) -> Path:
     fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
 
     q_network = NatureCNN(num_actions)
-    params = initial_params(q_network, q_key)
+    params = jax.jit(q_network.init)(q_key, next_obs)
     if args.initial_model is not None:
         with models.explained("--initial-model", args.initial_model):
             params = models.load_params(q_network, params, Path(args.initial_model))

@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from ale_py.vector_env import AtariVectorEnv
 from flax import linen as nn
-from flax import traverse_util
 from jax import Array, lax
 
 from cleanrl_utils import config, models
@@ -292,20 +291,6 @@ class ImpalaCNN(nn.Module):
         x = nn.relu(nn.Dense(self.hidden_units, dtype=dtype)(nn.relu(x.reshape(len(x), -1))))
         # float32, and no TF32: bfloat16's step near 1 is as large as Pong's action gaps
         return nn.Dense(self.num_actions, precision="highest")(x.astype(jnp.float32))
-
-
-def initial_params(network: nn.Module, key: Array) -> Any:
-    """First weights and biases: uniform in +-1/sqrt(fan_in), as in the twin.
-
-    Flax's own (LeCun normal, biases 0) give an IMPALA CNN Q-values so large that a student begins by unlearning them.
-    """
-    shapes = traverse_util.flatten_dict(jax.eval_shape(network.init, key, np.zeros((1, 4, 84, 84), np.uint8)))
-    params = {}
-    for number, (*layer, name) in enumerate(sorted(shapes)):
-        kernel, array_key = shapes[*layer, "kernel"], jax.random.fold_in(key, number)
-        bound = (kernel.shape[-1] / kernel.size) ** 0.5
-        params[*layer, name] = jax.random.uniform(array_key, shapes[*layer, name].shape, minval=-bound, maxval=bound)
-    return traverse_util.unflatten_dict(params)
 
 
 STUDENTS = {"impala256": ImpalaCNN, "impala512": functools.partial(ImpalaCNN, hidden_units=512), "nature": NatureCNN}
@@ -798,7 +783,7 @@ def main(args: Args) -> Path:
         setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 
     q_network = STUDENTS[args.student](num_actions)
-    params = initial_params(q_network, q_key)
+    params = jax.jit(q_network.init)(q_key, np.zeros((1, 4, 84, 84), np.uint8))
     optimizer = optax.scale_by_adam(eps=args.adam_eps)  # the learning rate is the update's
     q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
     q_state = jax.device_put(q_state, device)

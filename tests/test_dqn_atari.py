@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import jax
+import numpy as np
 import pytest
 import torch
 
@@ -90,7 +91,8 @@ def initial_weights(script: ModuleType, seed: int) -> dict[str, torch.Tensor]:
     if script is dqn_atari:
         torch.manual_seed(seed)
         return dqn_atari.NatureCNN(6).state_dict()
-    models.save_params(dqn_atari_jax.initial_params(dqn_atari_jax.NatureCNN(6), jax.random.key(seed)), Path("initial"))
+    obs = np.zeros((1, 4, 84, 84), np.uint8)
+    models.save_params(jax.jit(dqn_atari_jax.NatureCNN(6).init)(jax.random.key(seed), obs), Path("initial"))
     return models.load_weights(Path("initial"))
 
 

@@ -88,7 +88,6 @@ def test_twins_define_the_same_in_the_same_order(ours, theirs):
         "gather",
         "stacked",
         "batch_to_device",
-        "initial_params",
         "max_pool",
         "warm_up",
     }

@@ -122,25 +122,6 @@ def test_the_first_of_equal_maxima_has_the_gradient_in_both():
         np.testing.assert_allclose(pull_back(weight)[0], ours.grad.permute(0, 2, 3, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("student", ["nature", "impala256"])
-def test_first_weights_are_of_the_same_distribution(student):
-    """Uniform, between the same bounds."""
-    params = qdagger_jax.initial_params(qdagger_jax.STUDENTS[student](6), jax.random.key(0))
-    theirs = {name: np.asarray(value) for name, value in traverse_util.flatten_dict(params["params"], sep="/").items()}
-    ours = formats.to_flax(weights_of(qdagger.STUDENTS[student](6)))
-    assert theirs.keys() == ours.keys()
-    for name, value in theirs.items():
-        assert value.shape == ours[name].shape
-        if value.size > 500:
-            assert np.abs(value).max() == pytest.approx(np.abs(ours[name]).max(), rel=0.02)
-            assert np.std(value) == pytest.approx(np.abs(value).max() / np.sqrt(3), rel=0.05)
-            assert np.mean(value) == pytest.approx(0, abs=0.1 * float(np.abs(value).max()))
-    bounds = {name: float(np.abs(value).max()) for name, value in theirs.items()}
-    assert all(bounds[name] > 0.5 * bounds[name.replace("bias", "kernel")] for name in bounds)
-    first = [str(np.ravel(value)[:6] / bounds[name]) for name, value in theirs.items()]
-    assert len(first) == len(set(first)), "every array has a key of its own"
-
-
 def test_the_optimizers_agree_on_the_same_gradients():
     """Apart from the networks: Adam's first step turns rounding of the gradients into full steps."""
     rng = np.random.default_rng(0)
