@@ -12,10 +12,9 @@ import jax
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanrl import dqn_atari, dqn_atari_jax, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
-from cleanrl_utils import config, models
+from cleanrl_utils import config, curves, models
 
 COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles the same again; removed at exit
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
@@ -92,8 +91,7 @@ def weights(script: ModuleType, folder: Path, suffix: str = "") -> dict[str, tor
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Steps and values of every metric that a run logged."""
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {tag: list(zip(*series, strict=True)) for tag, series in curves.scalars(folder).items()}
 
 
 def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Callable[..., Any]) -> list[Any]:
@@ -135,3 +133,13 @@ def cpu() -> torch.device:
 def teacher() -> Path:
     """The folder of the Pong teacher in the box."""
     return TEACHER
+
+
+@pytest.fixture
+def jax_teacher(tmp_path: Path) -> Path:
+    """A folder with the same teacher as a model of JAX."""
+    script = qdagger_dqn_atari_jax_impalacnn
+    params = script.load_teacher(script.Args(teacher_policy_hf_repo=str(TEACHER)), 6)[1]
+    (tmp_path / "jax-teacher").mkdir()
+    models.save_params(params, tmp_path / "jax-teacher" / "dqn_atari_jax.cleanrl_model")
+    return tmp_path / "jax-teacher"

@@ -1,8 +1,14 @@
-"""A slow, obvious replay: every observation and every game kept whole, no ring, no stacking."""
+"""A slow, obvious replay: every observation and every game kept whole, no ring, no stacking. And the buffers to compare."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import jax
 import numpy as np
+import torch
+
+from cleanrl import dqn_atari, dqn_atari_jax
 
 
 class Games:
@@ -56,3 +62,25 @@ class Games:
         total = len(self.steps)
         first = total - num_rows + 3 if total >= num_rows else 0
         return {(t, env) for t in range(first, total - n_step) for env in range(self.num_envs) if not self.steps[t][5][env]}
+
+
+class Kind(NamedTuple):
+    """A framework's buffer, its device, and what makes its arrays."""
+
+    replay: Any
+    device: Any
+    array: Any
+
+    def make(self, size: int, num_envs: int, n_step: int) -> Any:
+        """An empty buffer."""
+        return self.replay(size, num_envs, n_step, 0.9, self.device)
+
+    def play(self, rb: Any, games: Games, num_steps: int) -> None:
+        """Store the next steps of the games in a buffer."""
+        for _ in range(num_steps):
+            obs, *rest = games.step()
+            rb.add(self.array(obs), *rest)
+
+
+IN_TORCH = Kind(dqn_atari.ReplayBuffer, torch.device("cpu"), torch.from_numpy)
+IN_JAX = Kind(dqn_atari_jax.ReplayBuffer, jax.devices("cpu")[0], np.asarray)

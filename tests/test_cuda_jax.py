@@ -14,7 +14,7 @@ from cleanrl import dqn_atari_jax as dqn
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger
 from cleanrl_utils import models
 from tests.conftest import TINY_RUN, TINY_TEACHER
-from tests.replay_oracle import Games
+from tests.replay_oracle import IN_JAX, Games
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a CUDA device that JAX sees")
 CUDA = [*TINY_RUN, "--device", "cuda", "--save-model"]
@@ -23,11 +23,9 @@ CUDA = [*TINY_RUN, "--device", "cuda", "--save-model"]
 def test_sampling_is_that_of_the_cpu():
     index, batches = np.arange(20, 100), []
     for platform in ("cpu", "cuda"):
-        rb = dqn.ReplayBuffer(200, 2, 3, 0.99, jax.devices(platform)[0])
-        games = Games(2, seed=0, p_end=0.1, p_life=0.1, p_cut=0.1)
-        for _ in range(70):
-            obs, *rest = games.step()
-            rb.add(obs, *rest)
+        kind = IN_JAX._replace(device=jax.devices(platform)[0])
+        rb = kind.make(200, 2, 3)
+        kind.play(rb, Games(2, seed=0, p_end=0.1, p_life=0.1, p_cut=0.1), 70)
         batches.append(rb.sample(index))
     for on_cpu, on_cuda in zip(*batches, strict=True):
         np.testing.assert_array_equal(on_cpu, on_cuda)

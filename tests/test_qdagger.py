@@ -188,12 +188,9 @@ def test_a_teacher_under_another_name_is_found_by_it(qdagger, tmp_path):
     assert qdagger.load_teacher(args, 6)[-1] == str(tmp_path / "mine")
 
 
-def test_a_teacher_of_either_framework_serves_a_student_of_the_other(train, qdagger):
+def test_a_teacher_of_either_framework_serves_a_student_of_the_other(train, qdagger, jax_teacher):
     """A JAX teacher here; the one in the box, which all other runs have, is torch's."""
-    params = in_jax.load_teacher(in_jax.Args(env_id="PongNoFrameskip-v4"), 6)[1]
-    Path("jax-teacher").mkdir()
-    models.save_params(params, Path("jax-teacher/dqn_atari_jax.cleanrl_model"))
-    runs = [train(qdagger, *TINY, "--teacher-policy-hf-repo", source) for source in ("jax-teacher", str(TEACHER))]
+    runs = [train(qdagger, *TINY, "--teacher-policy-hf-repo", str(source)) for source in (jax_teacher, TEACHER)]
     scores = [json.loads((run / "config.json").read_text())["evaluations"]["teacher"] for run in runs]
     assert scores[0] == scores[1], "the same games"
 

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import jax
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleanrl import dqn_atari, dqn_atari_jax
-from tests.replay_oracle import Games
+from cleanrl import dqn_atari_jax
+from tests.replay_oracle import IN_JAX, IN_TORCH, Games, Kind
 
 probability = st.sampled_from([0.0, 0.05, 0.3])
-
-
-class Kind(NamedTuple):
-    """A framework's buffer, its device, and what makes its arrays."""
-
-    replay: Any
-    device: Any
-    array: Any
-
-    def make(self, size: int, num_envs: int, n_step: int) -> Any:
-        return self.replay(size, num_envs, n_step, 0.9, self.device)
-
-    def play(self, rb: Any, games: Games, num_steps: int) -> None:
-        for _ in range(num_steps):
-            obs, *rest = games.step()
-            rb.add(self.array(obs), *rest)
-
-
-IN_TORCH = Kind(dqn_atari.ReplayBuffer, torch.device("cpu"), torch.from_numpy)
-IN_JAX = Kind(dqn_atari_jax.ReplayBuffer, jax.devices("cpu")[0], np.asarray)
 
 
 @pytest.fixture(params=[IN_TORCH, IN_JAX], ids=["torch", "jax"])

@@ -14,7 +14,6 @@ import torch
 
 from cleanrl import dqn_atari, dqn_atari_jax, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
 from cleanrl.qdagger_dqn_atari_impalacnn import STUDENTS, ImpalaCNN, NatureCNN
-from cleanrl_utils import models
 from tests.conftest import TINY_RUN, TINY_TEACHER
 from tests.twin_diff import share_of_same_lines
 
@@ -138,16 +137,11 @@ def test_scripts_import_no_other_script(path):
 
 
 @pytest.mark.parametrize(("scripts", "other"), [(IN_TORCH, ("jax", "flax")), (IN_JAX, ("torch",))], ids=["torch", "jax"])
-def test_training_imports_neither_the_other_framework_nor_what_it_does_not_need(scripts, other, teacher):
+def test_training_imports_neither_the_other_framework_nor_what_it_does_not_need(scripts, other, teacher, jax_teacher):
     """Not even with a teacher of the other framework."""
     dqn, qdagger = (script.__name__ for script in scripts)
     unneeded = {"cv2", "wandb", "moviepy", "stable_baselines3", "matplotlib", "pandas", *other}
-    if scripts is IN_TORCH:
-        in_jax = qdagger_dqn_atari_jax_impalacnn
-        params = in_jax.load_teacher(in_jax.Args(teacher_policy_hf_repo=str(teacher)), 6)[1]
-        teacher = Path("jax-teacher").absolute()
-        teacher.mkdir()
-        models.save_params(params, teacher / "dqn_atari.cleanrl_model")
+    source = jax_teacher if scripts is IN_TORCH else teacher
     code = f"""
 import sys
 from {dqn} import Args, main
@@ -155,7 +149,7 @@ from {qdagger} import Args as QDaggerArgs, main as qdagger_main
 from cleanrl_utils import config
 tiny_run, tiny_teacher = {TINY_RUN!r}, {TINY_TEACHER!r}
 main(config.parse(Args, tiny_run + ["--save-model"]))
-qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(teacher)!r}]))
+qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(source)!r}]))
 print(sorted({unneeded!r} & set(sys.modules)))
 """
     result = subprocess.run(

@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanrl import dqn_atari as dqn
 from cleanrl_utils import curves
 from cleanrl_utils.config import BadInput
 from cleanrl_utils.evals import Evaluation
 from cleanrl_utils.tracking import Tracker, start_run
-from tests.conftest import TINY_RUN
+from tests.conftest import TINY_RUN, scalars
 
 
 def test_two_runs_in_the_same_second_have_two_folders():
@@ -34,9 +33,7 @@ def test_metrics_reach_the_event_file_with_their_steps():
         tracker.scalars({"losses/td_loss": 0.5, "losses/q_values": 2.0}, 10)
         tracker.scalars({}, 11)
         tracker.episodes([(7.0, 100), (9.0, 200)], 20)
-    events = EventAccumulator(str(tracker.folder)).Reload()
-    read = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert read == {
+    assert scalars(tracker.folder) == {
         "losses/td_loss": [(10, 0.5)],
         "losses/q_values": [(10, 2.0)],
         "charts/episodic_return": [(20, 7.0), (20, 9.0)],

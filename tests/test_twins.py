@@ -1,4 +1,4 @@
-"""The contract between a script and its twin: same weights and batch, same target, loss, gradients; same replay."""
+"""The contract between a script and its twin: same weights and batch, same loss and gradients; same optimizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cleanrl import dqn_atari_jax as dqn_jax
 from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger_jax
 from cleanrl_utils import formats
-from tests.replay_oracle import Games
+from tests.replay_oracle import IN_JAX, IN_TORCH, Games
 
 
 @pytest.fixture(autouse=True)
@@ -35,16 +35,15 @@ def as_params(weights: formats.Weights) -> dict:
     return {"params": traverse_util.unflatten_dict(formats.to_flax(weights), sep="/")}
 
 
-def batches(n_step: int) -> tuple[dqn.Batch, dqn_jax.Batch]:
+def batches(n_step: int) -> list[dqn.Batch | dqn_jax.Batch]:
     """The same 32 transitions, as each framework's buffer gives them."""
-    ours = dqn.ReplayBuffer(100, 2, n_step, 0.99, torch.device("cpu"))
-    theirs = dqn_jax.ReplayBuffer(100, 2, n_step, 0.99, jax.devices("cpu")[0])
-    games = Games(2, seed=0, p_end=0.1, p_life=0.1, p_cut=0.05)
-    for _ in range(60):
-        obs, *rest = games.step()
-        ours.add(torch.from_numpy(obs), *rest), theirs.add(obs, *rest)
-    (index,) = ours.draw(1, 32, np.random.default_rng(3))
-    return ours.sample(torch.from_numpy(index)), theirs.sample(index)
+    found = []
+    for kind in (IN_TORCH, IN_JAX):
+        rb = kind.make(100, 2, n_step)
+        kind.play(rb, Games(2, seed=0, p_end=0.1, p_life=0.1, p_cut=0.05), 60)
+        (index,) = rb.draw(1, 32, np.random.default_rng(3))
+        found.append(rb.sample(kind.array(index)))
+    return found
 
 
 def networks(name: str, seed: int) -> tuple[torch.nn.Module, dict]:
@@ -137,8 +136,7 @@ def test_the_optimizers_agree_on_the_same_gradients():
     )
     q_state = dqn_jax.QState(params, params + 0, optax.scale_by_adam(eps=1e-4).init(params), jnp.ones(()))
     for step in range(20):
-        gradient = rng.standard_normal(50).astype(np.float32) * 10.0 ** rng.integers(-6, 2, 50)
-        gradient = gradient.astype(np.float32)
+        gradient = (rng.standard_normal(50) * 10.0 ** rng.integers(-6, 2, 50)).astype(np.float32)
         rate.fill_(1e-3 / (step + 1))
         weights.grad = torch.tensor(gradient)
         ours.step()
