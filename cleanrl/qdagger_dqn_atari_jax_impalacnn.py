@@ -800,8 +800,8 @@ def main(args: Args) -> Path:
     learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
     learner = Learner(q_state, learn, teacher_params)
     with working("compiling"):
-        blank = np.zeros((args.num_envs, 4, 84, 84), np.uint8)
-        act(q_state.params, jax.device_put(blank, device)), teacher_act(teacher_params, jax.device_put(blank, device))
+        blank = jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), device)
+        act(q_state.params, blank), teacher_act(teacher_params, blank)
         for num_games in (args.eval_episodes, 1):
             player(act, q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
         warm_up(learner, rb, args, 1)
