@@ -19,11 +19,13 @@ from ale_py.vector_env import AtariVectorEnv
 from torch import Tensor, nn
 
 from cleanrl_utils import config, models
-from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, env_seeds, game_settings, num_threads, protocol
+from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, game_settings, num_threads, protocol
 from cleanrl_utils.devices import keep_freed_memory
 from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16
-from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.evals import Evaluation, require_video
+from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.seeds import env_seeds
 from cleanrl_utils.tracking import start_run, working
 
 LOG_FREQUENCY = 1000

@@ -26,15 +26,16 @@ from cleanrl_utils.atari import (
     Episodes,
     FireAfterLifeLoss,
     count_actions,
-    env_seeds,
     game_settings,
     num_threads,
     protocol,
 )
 from cleanrl_utils.devices import keep_freed_memory
 from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16
-from cleanrl_utils.evals import Evaluation, evaluate, film_game, require_video
+from cleanrl_utils.evals import Evaluation, require_video
+from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.seeds import env_seeds
 from cleanrl_utils.tracking import Tracker, start_run, working
 
 LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100

@@ -62,15 +62,6 @@ def num_threads(num_envs: int) -> int:
     return min(num_envs, cores)
 
 
-def env_seeds(seed: int, purpose: int, first: int, count: int) -> np.ndarray:
-    """Seeds (count,) of games `first`, `first + 1`, ... of one purpose (training, evaluation, ...) of a run.
-
-    Hashed, since consecutive integers would give neighbouring runs the same games; 31 bits, as the ALE takes.
-    """
-    games = range(first, first + count)
-    return np.array([np.random.SeedSequence([seed, purpose, game]).generate_state(1)[0] >> 1 for game in games])
-
-
 def waits_for_fire(meanings: list[str]) -> bool:
     """Whether a game waits for FIRE, by the rule of the classic wrappers: it is action 1 of the minimal set."""
     return len(meanings) >= 3 and meanings[1] == "FIRE"

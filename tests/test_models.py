@@ -79,7 +79,7 @@ def test_other_errors_are_not_hidden():
 def test_the_teacher_in_the_box_plays_pong():
     """Three games, against a bar far below the 20 games of its card: this checks the file, not the score."""
     from cleanrl import dqn_atari as dqn
-    from cleanrl_utils.evals import evaluate
+    from cleanrl_utils.evals_atari import evaluate
 
     network = NatureCNN(6)
     models.load_into(network, TEACHER / "dqn_atari.cleanrl_model")
