@@ -14,12 +14,32 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import tyro
 import yaml
 
 Args = TypeVar("Args")
+
+
+def _json_object(texts: list[str]) -> dict[str, Any]:
+    value = json.loads(texts[0])
+    if not isinstance(value, dict):
+        raise ValueError(f"{texts[0]} is no JSON object")
+    return value
+
+
+Json = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_json_object,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+"""Type of a flag that takes keywords: a JSON object on the command line, a mapping in a configuration file."""
 
 
 class BadInput(Exception):
@@ -101,10 +121,14 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 return float(value)
             except (TypeError, ValueError, OverflowError):
                 continue
-        if isinstance(option, type) and type(value) is option:
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return tuple(_typed(item, typing.get_args(option)[0], where) for item in value)
+        if type(value) is (typing.get_origin(option) or option):
             return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
-    allowed = " or ".join(names.get(option) or " or ".join(map(repr, typing.get_args(option))) for option in options)
+    names |= {tuple: "a list", dict: "a mapping"}
+    kinds = ((typing.get_origin(option) or option, typing.get_args(option)) for option in options)
+    allowed = " or ".join(names.get(kind) or " or ".join(map(repr, choices)) for kind, choices in kinds)
     raise BadInput("--config", where, f"{value!r} must be {allowed}")
 
 
@@ -114,10 +138,10 @@ def flag(field: str) -> str:
 
 
 def require_positive(args: Any, *fields: str) -> None:
-    """Raise `BadInput` unless every field is a finite number above 0."""
+    """Raise `BadInput` unless every field is a finite number above 0, or a tuple of such."""
     for field in fields:
         value = getattr(args, field)
-        if not (math.isfinite(value) and value > 0):
+        if not all(math.isfinite(number) and number > 0 for number in (value if isinstance(value, tuple) else (value,))):
             raise BadInput(flag(field), value, "must be above 0")
 
 
@@ -143,6 +167,11 @@ def require_file_name(args: Any, *fields: str) -> None:
         value = getattr(args, field)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
             raise BadInput(flag(field), repr(value), "must be letters, digits, `.`, `_`, `-`, a letter or digit first")
+
+
+def file_name(env_id: str) -> str:
+    """An environment's id as part of a file's or a repository's name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", env_id)
 
 
 def at_least(args: Any, field: str, minimum: int) -> int:

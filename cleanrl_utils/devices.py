@@ -10,20 +10,24 @@ from cleanrl_utils.config import BadInput
 
 
 def device_names(args: Any, available: dict[str, bool], framework: str) -> tuple[str, str]:
-    """Names of the devices of the networks and of the replay buffer. Raises `BadInput` if the framework lacks one."""
+    """Names of the devices of the networks and of the replay buffer. Raises `BadInput` if the framework lacks one.
+
+    A script without `--buffer-device` keeps its buffer in host memory by itself.
+    """
     name = args.device or ("auto" if getattr(args, "cuda", True) else "cpu")
+    buffer_device, cuda_graph = getattr(args, "buffer_device", "auto"), getattr(args, "cuda_graph", False)
     if name == "auto":
         name = "cuda" if available["cuda"] else "cpu"
-    buffer_name = name if args.buffer_device == "auto" else args.buffer_device
+    buffer_name = name if buffer_device == "auto" else buffer_device
     for flag, value in (("--device", name), ("--buffer-device", buffer_name)):
         if not available[value]:
             choices = " or ".join(choice for choice, there in available.items() if there)
             raise BadInput(flag, value, f"is not available: {framework} finds {choices} on this machine")
     if buffer_name not in (name, "cpu"):
         raise BadInput("--buffer-device", buffer_name, f"must be cpu, or {name} as the networks")
-    if args.cuda_graph and name != "cuda":
+    if cuda_graph and name != "cuda":
         raise BadInput("--cuda-graph", "on", f"needs --device cuda, not {name}")
-    if args.cuda_graph and buffer_name != "cuda":
+    if cuda_graph and buffer_name != "cuda":
         raise BadInput("--cuda-graph", "on", f"needs --buffer-device cuda, not {buffer_name}")
     return name, buffer_name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,10 +75,10 @@ def play(
     return Evaluation(returns.tolist(), lengths.tolist(), int(cut.sum()))
 
 
-def require_video() -> None:
+def require_video(extras: str = "atari,video", packages: tuple[str, ...] = ("cv2", "moviepy")) -> None:
     """Raise `BadInput` unless the packages that write a video are installed."""
-    try:
-        import cv2  # noqa: F401, PLC0415
-        import moviepy  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise BadInput("--capture-video", "on", f"needs `{error.name}`: pip install -e .[atari,video]") from None
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise BadInput("--capture-video", "on", f"needs `{error.name}`: pip install -e .[{extras}]") from None

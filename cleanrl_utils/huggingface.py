@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from cleanrl_utils.config import BadInput, first_line, notice
+from cleanrl_utils.config import BadInput, file_name, first_line, notice
 from cleanrl_utils.evals import Evaluation
 
 
@@ -29,7 +29,7 @@ def require_upload(args: Any) -> None:
 
 def push(folder: Path, args: Any, scores: Evaluation) -> str | None:
     """Upload models, config and a model card of the run in `folder`; returns the repository's id, None if that failed."""
-    repo = f"{args.hf_entity}/{args.env_id.replace('/', '-')}-{args.exp_name}-seed{args.seed}"
+    repo = f"{args.hf_entity}/{file_name(args.env_id)}-{args.exp_name}-seed{args.seed}"
     (folder / "README.md").write_text(card(args, scores), encoding="utf-8")
     api = HfApi()
     files = ["*.cleanrl_model", "config.json", "README.md"]  # event files are named after their host

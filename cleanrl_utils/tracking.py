@@ -20,10 +20,10 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from cleanrl_utils.config import BadInput, first_line, write_json
+from cleanrl_utils.config import BadInput, file_name, first_line, write_json
 from cleanrl_utils.evals import Evaluation
 
-PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "gymnasium", "ale-py")
+PACKAGES = ("torch", "jax", "flax", "optax", "scikit-learn", "numpy", "gymnasium", "ale-py", "flappy-bird-gymnasium")
 
 
 class TensorBoard:
@@ -151,7 +151,7 @@ def start_run(args: Any, protocol: dict[str, Any]) -> Tracker:
     To be called when all input has been accepted. `protocol` is stored with the run: what its scores mean.
     """
     now = int(time.time())
-    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__"
+    name = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__"
     while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
         now += 1
     folder = Path("runs") / f"{name}{now}"

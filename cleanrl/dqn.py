@@ -1,0 +1,432 @@
+"""DQN for vector observations in PyTorch (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
+
+Twin in JAX: dqn_jax.py. Documentation: docs/rl-algorithms/dqn.md; the road here: docs/tutorial/from-q-learning-to-dqn.md.
+Read on from `main`: act, step, store, learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cleanrl_utils import config, models
+from cleanrl_utils.devices_torch import choose_devices
+from cleanrl_utils.evals import Evaluation, require_video
+from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, vector_env
+from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.tracking import start_run
+
+LOG_FREQUENCY = 500
+"""Environment steps between readings of losses and rates."""
+
+
+@dataclass
+class Args:
+    """Flags: the run, the environment, the algorithm."""
+
+    exp_name: str = "dqn"
+    """name of this experiment, in the run folder and in the model file"""
+    seed: int = 1
+    """seed of the run: environments, exploration, sampling, weights"""
+    torch_deterministic: bool = True
+    """ask torch for deterministic kernels"""
+    cuda: bool = True
+    """use CUDA where there is a GPU; `--no-cuda` is `--device cpu`, which is faster for small networks"""
+    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
+    """where the network lives; wins over `--cuda`; auto: CUDA if there is one, else the CPU"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb_project_name: str = "cleanRL"
+    """project on Weights & Biases"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+    capture_video: bool = False
+    """film an episode at each evaluation to videos/{run_name}; needs the extra `video`"""
+    save_model: bool = False
+    """write {exp_name}.cleanrl_model to the run folder, and {exp_name}-best.cleanrl_model at each best evaluation"""
+    upload_model: bool = False
+    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
+    hf_entity: str = ""
+    """user or organization on the Hugging Face Hub"""
+    config: str | None = None
+    """YAML file of flags, under those given on the command line"""
+
+    env_id: str = "CartPole-v1"
+    """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
+    env_kwargs: config.Json = field(default_factory=dict)
+    """keywords of the environment, as '{"use_lidar": false}'"""
+    num_envs: int = 1
+    """environments stepped side by side; the ratio of updates to steps does not depend on it"""
+    eval_frequency: int = 0
+    """environment steps between evaluations; 0: at the end only"""
+    eval_episodes: int = 10
+    """whole episodes per evaluation"""
+    eval_epsilon: float = 0.0
+    """exploration rate in evaluation"""
+    eval_max_steps: int = 27_000
+    """steps after which an evaluation episode is cut, if the environment does not cut it before"""
+
+    total_timesteps: int = 500_000
+    """environment steps over all environments"""
+    learning_rate: float = 2.5e-4
+    """learning rate of Adam"""
+    buffer_size: int = 10_000
+    """transitions in the replay buffer"""
+    gamma: float = 0.99
+    """discount per step"""
+    tau: float = 1.0
+    """share of the online network that a target sync takes over (1: hard sync)"""
+    target_network_frequency: int = 500
+    """environment steps between target syncs; 1: no target network"""
+    batch_size: int = 128
+    """transitions per update"""
+    start_e: float = 1.0
+    """exploration rate at the start"""
+    end_e: float = 0.05
+    """exploration rate at the end"""
+    exploration_fraction: float = 0.5
+    """share of total-timesteps over which epsilon falls from start-e to end-e"""
+    learning_starts: int = 10_000
+    """environment steps before the first update"""
+    train_frequency: int = 10
+    """environment steps per update"""
+    n_step: int = 1
+    """rewards summed before bootstrapping"""
+    double_q: bool = False
+    """the online network chooses the next action, the target network values it (van Hasselt et al. 2016)"""
+    huber: bool = False
+    """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
+    hidden_units: tuple[int, ...] = (120, 84)
+    """width of each hidden layer"""
+
+
+def check(args: Args) -> None:
+    """Raise `config.BadInput` for a flag out of range."""
+    config.require_file_name(args, "exp_name")
+    config.require_positive(
+        args, "num_envs", "eval_episodes", "eval_max_steps", "total_timesteps", "learning_rate", "buffer_size",
+        "target_network_frequency", "batch_size", "train_frequency", "n_step", "hidden_units",
+    )  # fmt: skip
+    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts")
+    config.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
+    require_vector_env(args)
+    if args.capture_video:
+        require_video("video", ("moviepy", "pygame"))
+    if args.upload_model:
+        require_upload(args)
+
+
+# --- Environments ---
+
+
+def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, np.ndarray]:
+    """`num_envs` environments with episode statistics, reset with seeds of their own: (envs, obs).
+
+    Observations (N, D) float32, actions 0 .. A-1. The step after an episode's end ignores its action and resets
+    (NEXT_STEP autoreset), so that an episode's last observation is seen.
+    """
+    envs = gym.vector.SyncVectorEnv([lambda: vector_env(args)] * args.num_envs)
+    envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
+    obs, _ = envs.reset(seed=env_seeds(args.seed, 0, 0, args.num_envs).tolist())
+    return envs, obs
+
+
+# --- Networks ---
+
+
+class QNetwork(nn.Module):
+    """Multilayer perceptron with ReLU: (B, D) float32 to (B, num_actions)."""
+
+    def __init__(self, obs_size: int, num_actions: int, hidden_units: tuple[int, ...]) -> None:
+        super().__init__()
+        layers, size = [], obs_size
+        for units in hidden_units:
+            layers += [nn.Linear(size, units), nn.ReLU()]
+            size = units
+        self.network = nn.Sequential(*layers, nn.Linear(size, num_actions))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Q-values of all actions."""
+        return self.network(obs)
+
+
+# --- Replay buffer ---
+
+
+class Batch(NamedTuple):
+    """Transitions: observations (B, D), the rest (B,). Sampled in NumPy, learned from as tensors."""
+
+    obs: Tensor
+    actions: Tensor
+    rewards: Tensor
+    """sum of the discounted rewards of the steps really taken, up to n"""
+    next_obs: Tensor
+    discounts: Tensor
+    """gamma to the power of those steps, 0 after a termination"""
+
+
+class ReplayBuffer:
+    """Transitions of N environments, kept as time-major rings in host memory.
+
+    Row t holds what was seen, what was done, and what that step brought. As the step after an episode's end resets, the
+    observation after row t is always row t+1, also after a truncation: each observation is kept once.
+    """
+
+    def __init__(self, size: int, num_envs: int, obs_size: int, n_step: int, gamma: float) -> None:
+        self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
+        if self.num_rows < self.min_rows(n_step):
+            raise ValueError(f"{size} transitions are too few for {num_envs} environments")
+        shape = (self.num_rows, num_envs)
+        self.obs = np.zeros((*shape, obs_size), dtype=np.float32)
+        self.actions = np.zeros(shape, dtype=np.int64)
+        self.rewards = np.zeros(shape, dtype=np.float32)
+        self.terminations = np.zeros(shape, dtype=bool)
+        self.truncations = np.zeros(shape, dtype=bool)
+        self.valid = np.zeros(shape, dtype=bool)  # False: a reset, no transition starts here
+
+        self.gammas = (gamma ** np.arange(n_step + 1)).astype(np.float32)
+        self.head = self.num_stored = 0
+
+    @staticmethod
+    def min_rows(n_step: int) -> int:
+        """Rows of the smallest ring that, once full, has a transition to draw: two, of which one is no reset, and n more."""
+        return n_step + 2
+
+    def add(
+        self,
+        obs: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        resets: np.ndarray,
+    ) -> None:
+        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        self.obs[self.head] = obs
+        self.actions[self.head] = actions
+        self.rewards[self.head] = rewards
+        self.terminations[self.head] = terminations
+        self.truncations[self.head] = truncations
+        self.valid[self.head] = ~resets
+        self.head = (self.head + 1) % self.num_rows
+        self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+
+        A transition can be drawn if its row is valid and has n rows after it.
+        """
+        oldest = self.head if self.num_stored == self.num_rows else 0
+        drawable = self.num_stored - self.n_step  # rows, from the oldest on
+        if drawable <= 0:
+            return np.zeros((0, batch_size), dtype=np.int64)
+        rows = np.empty(num_batches * batch_size, dtype=np.int64)
+        envs = np.empty_like(rows)
+        todo = np.arange(rows.size)
+        while todo.size:
+            rows[todo] = (oldest + rng.integers(drawable, size=todo.size)) % self.num_rows
+            envs[todo] = rng.integers(self.num_envs, size=todo.size)
+            todo = todo[~self.valid[rows[todo], envs[todo]]]
+        return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
+
+    def sample(self, index: np.ndarray) -> Batch:
+        """The transitions at `index` (B,), in NumPy."""
+        row, env = np.divmod(index, self.num_envs)
+        rows, envs = (row[:, None] + np.arange(self.n_step + 1)) % self.num_rows, env[:, None]  # (B, n + 1): rows t .. t+n
+        terminated = self.terminations[rows[:, :-1], envs]
+        going_on = (~(terminated | self.truncations[rows[:, :-1], envs])).cumprod(1, dtype=bool)
+        taken = np.concatenate([np.ones_like(going_on[:, :1]), going_on[:, :-1]], 1)  # (B, n): True up to the first end
+        num_taken = taken.sum(1)  # 1 .. n
+        return Batch(
+            obs=self.obs[row, env],
+            actions=self.actions[row, env],
+            rewards=(taken * self.gammas[:-1] * self.rewards[rows[:, :-1], envs]).sum(1),
+            next_obs=self.obs[(row + num_taken) % self.num_rows, env],
+            discounts=self.gammas[num_taken] * ~(terminated & taken).any(1),
+        )
+
+
+# --- The maths ---
+
+
+def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
+    """`start` at step 0, `end` from step `duration` on, a line between."""
+    return end if step >= duration else start + (end - start) * step / duration
+
+
+def crossed(step: int, num_steps: int, period: int) -> int:
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
+    return (step + num_steps) // period - step // period
+
+
+def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
+    """Regression target r + discount * V(s'), all (B,); the discount is 0 after a termination."""
+    return rewards + discounts * next_values
+
+
+def td_loss(
+    q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool
+) -> tuple[Tensor, Tensor]:
+    """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
+    with torch.no_grad():
+        next_q_values = target_network(batch.next_obs)
+        chooser = q_network(batch.next_obs) if double_q else next_q_values
+        next_values = next_q_values.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
+        target = td_target(batch.rewards, batch.discounts, next_values)
+    q_pred = q_network(batch.obs).gather(1, batch.actions[:, None]).squeeze(1)
+    # Differs from the paper: the squared error by default, where theirs is clipped (`--huber`).
+    loss = F.smooth_l1_loss(q_pred, target) if huber else F.mse_loss(q_pred, target)
+    return loss, q_pred.detach().mean()
+
+
+def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    explore = rng.random(len(greedy_actions)) < epsilon
+    return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
+
+
+# --- Act, update, sync ---
+
+
+@torch.no_grad()
+def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
+    """argmax_a Q(obs, a), (N,)."""
+    return q_network(obs).argmax(1)
+
+
+def update(
+    q_network: nn.Module,
+    target_network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    double_q: bool,
+    huber: bool,
+) -> Tensor:
+    """One step of the optimizer on a batch's loss; returns the loss and the mean Q-value (2,), on the device."""
+    loss, q_value = td_loss(q_network, target_network, batch, double_q, huber)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return torch.stack([loss.detach(), q_value])
+
+
+@torch.no_grad()
+def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
+    """Move the target network towards the online network by the share `tau`."""
+    torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
+
+
+def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics by name, read from the device, or nothing. Raises FloatingPointError where they are not finite."""
+    if metrics is None:
+        return {}
+    values = metrics.tolist()
+    if not np.isfinite(values).all():  # and never again, once a weight is not
+        raise FloatingPointError("a loss was not finite; lower --learning-rate")
+    return dict(zip(names, values, strict=True))
+
+
+# --- The run ---
+
+
+def player(q_network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy as it is called in training and evaluation: observations (N, D) to actions (N,), in NumPy."""
+    return lambda obs: greedy_actions(q_network, torch.as_tensor(obs, device=device)).cpu().numpy()
+
+
+def main(args: Args) -> Path:
+    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    check(args)
+    device, _ = choose_devices(args)
+    args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+
+    # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
+
+    envs, obs = make_envs(args)
+    obs_size, num_actions = obs.shape[1], int(envs.single_action_space.n)
+
+    q_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
+    target_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
+    target_network.load_state_dict(q_network.state_dict())
+    # Differs from the paper: Adam in place of RMSProp.
+    optimizer = torch.optim.Adam(q_network.parameters(), lr=args.learning_rate, fused=device.type != "mps")
+    rb = ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma)
+    policy = player(q_network, device)
+
+    with start_run(args, protocol(args) | {"device": device.type}) as tracker:
+        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
+        best, steps_done, metrics, names = None, 0, None, ("losses/td_loss", "losses/q_values")
+
+        def evaluate_network(step: int) -> Evaluation:
+            nonlocal best
+            result = evaluate(policy, args)
+            tracker.scalars({"eval/episodic_return": result.mean}, step)
+            if best is None or result.mean > best.mean:
+                best = result
+                if args.save_model and args.eval_frequency:
+                    models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+            if args.capture_video:
+                film_episode(policy, args, tracker.folder.name, f"step-{step}")
+            return result
+
+        exploration_steps = args.exploration_fraction * args.total_timesteps
+        resets = np.zeros(args.num_envs, dtype=bool)
+        tracker.phase("training", args.total_timesteps)
+        for global_step in range(0, args.total_timesteps, args.num_envs):
+            # Act.
+            epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
+            actions = epsilon_greedy(policy(obs), num_actions, epsilon, act_rng)
+            next_obs, rewards, terminations, truncations, infos = envs.step(actions)
+
+            # Store. Where the step before ended an episode, this one was its reset.
+            rb.add(obs, actions, rewards, terminations, truncations, resets)
+            obs, resets = next_obs, terminations | truncations
+
+            # Learn.
+            if global_step >= args.learning_starts:
+                num_updates = crossed(global_step, args.num_envs, args.train_frequency)
+                for index in rb.draw(num_updates, args.batch_size, sample_rng) if num_updates else ():
+                    batch = Batch(*(torch.from_numpy(values).to(device) for values in rb.sample(index)))
+                    metrics = update(q_network, target_network, optimizer, batch, args.double_q, args.huber)
+                if crossed(global_step, args.num_envs, args.target_network_frequency):
+                    sync(q_network, target_network, args.tau)
+
+            # Record.
+            steps_done = global_step + args.num_envs
+            tracker.episodes(finished_episodes(infos), steps_done)
+            if crossed(global_step, args.num_envs, LOG_FREQUENCY):
+                tracker.advance(steps_done)
+                tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
+                tracker.scalars(read_metrics(metrics, names), steps_done)
+            due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
+            if due and steps_done < args.total_timesteps:
+                evaluate_network(steps_done)
+        envs.close()
+        tracker.advance(steps_done)
+        read_metrics(metrics, names)  # so that no loss goes unseen
+
+        scores = {"agent": evaluate_network(steps_done)}
+        if args.eval_frequency:
+            scores["best checkpoint"] = best
+        if args.save_model:
+            models.save_weights(q_network.state_dict(), model_path)
+        tracker.finish({"steps": steps_done}, scores)
+    if args.upload_model:
+        push(tracker.folder, args, scores["agent"])
+    return tracker.folder
+
+
+if __name__ == "__main__":
+    config.run(main, Args)

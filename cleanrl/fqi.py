@@ -1,0 +1,292 @@
+"""Fitted Q-Iteration (Ernst et al. 2005, https://jmlr.org/papers/v6/ernst05a.html) with any regressor of scikit-learn.
+
+Learns offline, from transitions of a random policy. Documentation: docs/rl-algorithms/fqi.md; the road from here to DQN:
+docs/tutorial/from-q-learning-to-dqn.md. Read on from `main`: collect, fit on rewards, then fit on targets, again and again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils import all_estimators
+
+from cleanrl_utils import config
+from cleanrl_utils.evals import Evaluation, require_video
+from cleanrl_utils.gym_envs import evaluate, film_episode, protocol, require_vector_env, vector_env
+from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.tracking import start_run, working
+
+REGRESSORS = {
+    "knn": "KNeighborsRegressor",
+    "linear": "LinearRegression",
+    "tree": "DecisionTreeRegressor",
+    "forest": "RandomForestRegressor",
+    "gradient-boosting": "GradientBoostingRegressor",
+    "mlp": "MLPRegressor",
+}
+"""Short names of regressors; any other of scikit-learn goes by the name of its class."""
+DEFAULT_KWARGS = {"KNeighborsRegressor": {"n_neighbors": 30}}
+
+
+@dataclass
+class Args:
+    """Flags: the run, the environment, the algorithm."""
+
+    exp_name: str = "fqi"
+    """name of this experiment, in the run folder"""
+    seed: int = 1
+    """seed of the run: environment, random policy, regressor"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb_project_name: str = "cleanRL"
+    """project on Weights & Biases"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+    capture_video: bool = False
+    """film an episode at each evaluation to videos/{run_name}; needs the extra `video`"""
+    save_model: bool = False
+    """write dataset.npz and targets.npz to the run folder, from which `load_run` fits the last regressor once more"""
+    config: str | None = None
+    """YAML file of flags, under those given on the command line"""
+
+    env_id: str = "CartPole-v1"
+    """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
+    env_kwargs: config.Json = field(default_factory=dict)
+    """keywords of the environment, as '{"use_lidar": false}'"""
+    n_steps: int = 50_000
+    """transitions that the random policy collects"""
+    dataset: str | None = None
+    """file of transitions (.npz) to learn from; where there is none yet, it is written; default: collected anew"""
+    eval_frequency: int = 2
+    """iterations between evaluations; 0: at the end only"""
+    eval_episodes: int = 10
+    """whole episodes per evaluation"""
+    eval_epsilon: float = 0.0
+    """exploration rate in evaluation"""
+    eval_max_steps: int = 27_000
+    """steps after which an evaluation episode is cut, if the environment does not cut it before"""
+
+    n_iterations: int = 20
+    """fits on targets, after the first on rewards"""
+    gamma: float = 0.99
+    """discount per step"""
+    regressor: str = "knn"
+    """knn, linear, tree, forest, gradient-boosting, mlp, or the class of any regressor in scikit-learn"""
+    regressor_kwargs: config.Json = field(default_factory=dict)
+    """keywords of the regressor, as '{"n_neighbors": 10}'; knn has 30 neighbours unless told"""
+
+
+def check(args: Args) -> None:
+    """Raise `config.BadInput` for a flag out of range."""
+    config.require_file_name(args, "exp_name")
+    config.require_positive(args, "n_steps", "eval_episodes", "eval_max_steps", "n_iterations")
+    config.require_not_negative(args, "seed", "eval_frequency")
+    config.require_probability(args, "gamma", "eval_epsilon")
+    require_vector_env(args)
+    if args.capture_video:
+        require_video("video", ("moviepy", "pygame"))
+    make_regressor(args)
+
+
+# --- Data ---
+
+
+class Dataset(NamedTuple):
+    """Transitions (n, ...) of one environment."""
+
+    obs: np.ndarray
+    """(n, D) float32"""
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_obs: np.ndarray
+    """(n, D) float32"""
+    terminations: np.ndarray
+    """where the task ended; an episode that was cut (truncated) goes on for all we learn from it"""
+    num_actions: np.ndarray
+    """(), of the environment"""
+    env: np.ndarray
+    """(), name and keywords of the environment, as text"""
+
+
+def describe_env(args: Args) -> str:
+    """Name and keywords of the environment."""
+    return f"{args.env_id} {json.dumps(args.env_kwargs, sort_keys=True)}"
+
+
+def collect(args: Args) -> Dataset:
+    """`n_steps` transitions of the uniformly random policy, episode after episode."""
+    env, rng = vector_env(args), np.random.default_rng([args.seed, 1])
+    num_actions, steps = int(env.action_space.n), []
+    obs, _ = env.reset(seed=int(env_seeds(args.seed, 0, 0, 1)[0]))
+    for _ in range(args.n_steps):
+        action = int(rng.integers(num_actions))
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        steps.append((obs, action, reward, next_obs, terminated))
+        obs = env.reset()[0] if terminated or truncated else next_obs
+    env.close()
+    obs, actions, rewards, next_obs, terminations = (np.array(column) for column in zip(*steps, strict=True))
+    return Dataset(
+        obs, actions, rewards.astype(np.float64), next_obs, terminations, np.array(num_actions), np.array(describe_env(args))
+    )
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays to an .npz file, whole or not at all."""
+    with config.replacing(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_dataset(path: Path, args: Args) -> Dataset:
+    """The transitions in an .npz file; nothing in it is unpickled. Raises `config.BadInput` where it does not fit."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = Dataset(*(file[name] for name in Dataset._fields))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise config.BadInput("--dataset", str(path), f"is no dataset of fqi.py ({config.first_line(error)})") from None
+    if str(data.env) != describe_env(args):
+        raise config.BadInput("--dataset", str(path), f"is of {data.env}, not of {describe_env(args)}")
+    n = len(data.obs) if data.obs.ndim == 2 else 0
+    like = Dataset(data.obs, np.zeros(n, int), np.zeros(n), data.obs, np.zeros(n, bool), np.array(0), np.array(""))
+    fits = all(
+        ours.shape == theirs.shape and ours.dtype.kind == theirs.dtype.kind for ours, theirs in zip(data, like, strict=True)
+    )
+    finite = fits and all(np.isfinite(values).all() for values in (data.obs, data.rewards, data.next_obs))
+    if not (n and finite and 0 <= data.actions.min() <= data.actions.max() < data.num_actions):
+        raise config.BadInput("--dataset", str(path), "must hold transitions in arrays of equal length, of finite numbers")
+    return data
+
+
+# --- The maths ---
+
+
+def features(obs: np.ndarray, actions: np.ndarray, num_actions: int) -> np.ndarray:
+    """What the regressor sees, (n, D + 1) or (n, D + A): observation and action, one-hot where there are more than two."""
+    shown = actions[:, None] if num_actions <= 2 else np.eye(num_actions)[actions]
+    return np.concatenate([obs, shown], 1)
+
+
+def q_values(model: RegressorMixin, obs: np.ndarray, num_actions: int) -> np.ndarray:
+    """Q(s, a) of all actions, (n, A), in one prediction."""
+    every_action = np.tile(np.arange(num_actions), len(obs))
+    inputs = features(np.repeat(obs, num_actions, 0), every_action, num_actions)
+    return model.predict(inputs).reshape(len(obs), num_actions)
+
+
+def td_targets(model: RegressorMixin, data: Dataset, gamma: float) -> np.ndarray:
+    """Regression targets r + gamma max_a Q(s', a), (n,); r alone after a termination."""
+    next_values = q_values(model, data.next_obs, int(data.num_actions)).max(1)
+    return data.rewards + gamma * next_values * ~data.terminations
+
+
+# --- The regressor ---
+
+
+def make_regressor(args: Args) -> RegressorMixin:
+    """A regressor that has seen nothing yet. Raises `config.BadInput` for an unknown name or keyword."""
+    classes = dict(all_estimators(type_filter="regressor"))
+    name = REGRESSORS.get(args.regressor, args.regressor)
+    if name not in classes:
+        raise config.BadInput("--regressor", args.regressor, f"must be {', '.join(REGRESSORS)}, or a class of scikit-learn")
+    known = inspect.signature(classes[name]).parameters
+    unknown = sorted(args.regressor_kwargs.keys() - known.keys())
+    if unknown:
+        raise config.BadInput("--regressor-kwargs", unknown[0], f"{name} knows {', '.join(known)}")
+    seed = {"random_state": args.seed} if "random_state" in known else {}
+    return classes[name](**seed | DEFAULT_KWARGS.get(name, {}) | args.regressor_kwargs)
+
+
+def fit(args: Args, inputs: np.ndarray, targets: np.ndarray) -> RegressorMixin:
+    """A new regressor, fitted. It starts anew each time: what it holds is its inputs and targets, nothing else."""
+    return make_regressor(args).fit(inputs, targets)
+
+
+def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
+    """The last regressor of a run with `--save-model`, fitted once more, and the run's flags.
+
+    Raises `config.BadInput` where the folder does not hold such a run.
+    """
+    try:
+        args = Args(**json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"])
+        with np.load(folder / "targets.npz", allow_pickle=False) as file:
+            targets = file["targets"]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise config.BadInput("RUN_FOLDER", str(folder), f"is no saved run of fqi.py ({config.first_line(error)})") from None
+    data = load_dataset(folder / "dataset.npz", args)
+    return fit(args, features(data.obs, data.actions, int(data.num_actions)), targets), args
+
+
+# --- The run ---
+
+
+def player(model: RegressorMixin, num_actions: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy as evaluation calls it: observations (E, D) to actions (E,)."""
+    return lambda obs: q_values(model, obs, num_actions).argmax(1)
+
+
+def main(args: Args) -> Path:
+    """Collect, fit, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    check(args)
+    known = args.dataset is not None and Path(args.dataset).exists()
+    with working("loading" if known else "collecting"):
+        data = load_dataset(Path(args.dataset), args) if known else collect(args)
+    num_actions = int(data.num_actions)
+    inputs = features(data.obs, data.actions, num_actions)
+    with working("fitting"):
+        try:
+            model = fit(args, inputs, data.rewards)  # Q after one step: the reward
+            q_values(model, data.obs[:1], num_actions)
+        except (TypeError, ValueError) as error:  # scikit-learn looks at values of keywords only now
+            what = f"{args.regressor} {args.regressor_kwargs}"
+            raise config.BadInput("--regressor, --regressor-kwargs", what, config.first_line(error)) from None
+
+    with start_run(args, protocol(args) | {"transitions": len(inputs)}) as tracker:
+        if args.dataset is not None and not known:
+            save_arrays(Path(args.dataset), data._asdict())
+
+        def evaluate_model(iteration: int) -> Evaluation:
+            policy = player(model, num_actions)
+            result = evaluate(policy, args)
+            metrics = {"eval/episodic_return": result.mean, "charts/score": model.score(inputs, targets)}
+            tracker.scalars(metrics | {"charts/mean_target": targets.mean()}, iteration)
+            if args.capture_video:
+                film_episode(policy, args, tracker.folder.name, f"iteration-{iteration}")
+            return result
+
+        tracker.phase("fitting", args.n_iterations, "iterations")
+        for iteration in range(1, args.n_iterations + 1):
+            targets = td_targets(model, data, args.gamma)
+            if not np.isfinite(targets).all():
+                raise FloatingPointError(f"targets grew without bounds by iteration {iteration}; try another --regressor")
+            model = fit(args, inputs, targets)
+            tracker.advance(iteration)
+            if args.eval_frequency and iteration % args.eval_frequency == 0 and iteration < args.n_iterations:
+                evaluate_model(iteration)
+
+        scores = {"agent": evaluate_model(args.n_iterations)}
+        if args.save_model:
+            save_arrays(tracker.folder / "dataset.npz", data._asdict())
+            save_arrays(tracker.folder / "targets.npz", {"targets": targets})
+        tracker.finish({"iterations": args.n_iterations}, scores)
+    return tracker.folder
+
+
+if __name__ == "__main__":
+    config.run(main, Args)
