@@ -232,7 +232,7 @@ def to_flax(weights: Weights) -> Weights:
     Convolutions OIHW to HWIO, linear layers (out, in) to (in, out), and the inputs of the first linear layer from
     channels, rows, columns to rows, columns, channels.
     """
-    names = IMPALA if "network.0.conv.weight" in weights else NATURE
+    names = _layers(weights)
     converted = {}
     for key, value in weights.items():
         layer, _, kind = key.rpartition(".")
@@ -251,8 +251,7 @@ def to_flax(weights: Weights) -> Weights:
 
 def to_torch(weights: Weights) -> Weights:
     """The reverse of `to_flax`."""
-    names = IMPALA if "ConvSequence_0/Conv_0/kernel" in weights else NATURE
-    torch_names = {flax_name: name for name, flax_name in names.items()}
+    torch_names = {flax_name: name for name, flax_name in _layers(weights).items()}
     converted = {}
     for key, value in weights.items():
         layer, _, kind = key.rpartition("/")
@@ -269,10 +268,19 @@ def to_torch(weights: Weights) -> Weights:
     return converted
 
 
+def _layers(weights: Weights) -> dict[str, str]:
+    """Layers of the network that weights in either format belong to: name in torch, name in flax."""
+    if "network.0.conv.weight" in weights or "ConvSequence_0/Conv_0/kernel" in weights:
+        return IMPALA
+    if any(value.ndim == 4 for value in weights.values()):
+        return NATURE
+    return {f"network.{2 * i}": f"Dense_{i}" for i in range(len(weights))}  # a perceptron: ReLU stands between
+
+
 def _flattened(inputs: int, layer: str, weights: Weights) -> tuple[int, int]:
     """Channels and side of the square feature maps that a linear layer sees flattened; (inputs, 1) if it sees none."""
     channels = next((weights[bias].size for bias in LAST_CONV_BIASES if bias in weights), 0)
-    if layer != "Dense_0" or channels == 0:
+    if layer != "Dense_0" or channels == 0 or all(value.ndim < 4 for value in weights.values()):
         return inputs, 1
     side = math.isqrt(inputs // channels)
     return (channels, side) if channels * side**2 == inputs else (inputs, 1)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from cleanrl import dqn_atari, dqn_atari_jax, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
+from cleanrl import dqn as dqn_vector
+from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
 from cleanrl_utils import config, curves, models
 
 COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles the same again; removed at exit
@@ -26,6 +27,12 @@ TINY_RUN = (
     "--env-id PongNoFrameskip-v4 --num-envs 2 --total-timesteps 64 --learning-starts 16 --buffer-size 200 --batch-size 4 "
     "--target-network-frequency 16 --eval-episodes 1 --eval-max-frames 200 --no-compile --device cpu"
 ).split()
+TINY_DQN = (
+    "--total-timesteps 1500 --learning-starts 100 --train-frequency 1 --batch-size 32 --hidden-units 16 --gamma 0.5 "
+    "--learning-rate 0.01 --target-network-frequency 20 --buffer-size 500 --end-e 1 --eval-episodes 1 --eval-max-steps 5 "
+    "--device cpu"
+).split()
+TINY_FQI = "--n-steps 200 --n-iterations 10 --regressor tree --gamma 0.5 --eval-episodes 1 --eval-max-steps 5".split()
 TINY_TEACHER = (
     "--teacher-steps 64 --teacher-eval-episodes 2 --eval-max-frames 1500 --offline-steps 8 "
     "--offline-target-network-frequency 4 --student nature"
@@ -63,6 +70,7 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
 
 
 DQN = (dqn_atari, dqn_atari_jax)
+VECTOR_DQN = (dqn_vector, dqn_jax)
 QDAGGER = (qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn)
 
 
@@ -81,6 +89,18 @@ def qdagger(request: pytest.FixtureRequest) -> ModuleType:
 @pytest.fixture(params=[*DQN, *QDAGGER], ids=["dqn", "dqn_jax", "qdagger", "qdagger_jax"])
 def script(request: pytest.FixtureRequest) -> ModuleType:
     """Each of the four Atari scripts."""
+    return request.param
+
+
+@pytest.fixture(params=VECTOR_DQN, ids=["torch", "jax"])
+def vector_dqn(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the two DQN scripts for vector observations."""
+    return request.param
+
+
+@pytest.fixture(params=[*VECTOR_DQN, fqi], ids=["dqn", "dqn_jax", "fqi"])
+def agent(request: pytest.FixtureRequest) -> ModuleType:
+    """Each script that learns from vector observations."""
     return request.param
 
 

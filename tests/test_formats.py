@@ -80,7 +80,8 @@ def test_a_linear_layer_reads_the_same_pixel_in_both_layouts():
     """Channel 1, row 2, column 0 of maps (3 channels, 4 x 4) is input 24 in torch and 8 * 3 + 1 = 25 in flax."""
     weight = np.zeros((5, 48), np.float32)
     weight[0, 1 * 16 + 2 * 4 + 0] = 1
-    kernel = formats.to_flax({"network.7.weight": weight, "network.4.bias": np.zeros(3, np.float32)})["Dense_0/kernel"]
+    conv = {"network.4.weight": np.zeros((3, 1, 1, 1), np.float32), "network.4.bias": np.zeros(3, np.float32)}
+    kernel = formats.to_flax({"network.7.weight": weight, **conv})["Dense_0/kernel"]
     assert kernel.shape == (48, 5)
     assert np.argwhere(kernel).tolist() == [[(2 * 4 + 0) * 3 + 1, 0]]
 

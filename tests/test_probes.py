@@ -11,21 +11,7 @@ import torch
 
 from cleanrl import dqn, dqn_jax, fqi
 from cleanrl_utils import models
-
-TINY_DQN = (
-    "--total-timesteps 1500 --learning-starts 100 --train-frequency 1 --batch-size 32 --hidden-units 16 --gamma 0.5 "
-    "--learning-rate 0.01 --target-network-frequency 20 --buffer-size 500 --end-e 1 --eval-episodes 1 --eval-max-steps 5 "
-    "--save-model --device cpu"
-).split()
-TINY_FQI = (
-    "--n-steps 200 --n-iterations 10 --regressor tree --gamma 0.5 --eval-episodes 1 --eval-max-steps 5 --save-model"
-).split()
-
-
-@pytest.fixture(params=[dqn, dqn_jax, fqi], ids=["dqn", "dqn_jax", "fqi"])
-def agent(request: pytest.FixtureRequest) -> ModuleType:
-    """Each script that learns from vectors."""
-    return request.param
+from tests.conftest import TINY_DQN, TINY_FQI
 
 
 @pytest.fixture
@@ -33,7 +19,9 @@ def learned(train):
     """Train on a probe; returns Q-values (n, 2) of observations (n, D)."""
 
     def learn(agent: ModuleType, probe: str, obs: list[list[float]], *flags: str) -> np.ndarray:
-        folder = train(agent, "--env-id", f"tests.probes:{probe}-v0", *(TINY_FQI if agent is fqi else TINY_DQN), *flags)
+        folder = train(
+            agent, "--env-id", f"tests.probes:{probe}-v0", *(TINY_FQI if agent is fqi else TINY_DQN), *flags, "--save-model"
+        )
         seen = np.array(obs, dtype=np.float32)
         if agent is fqi:
             return fqi.q_values(fqi.load_run(folder)[0], seen, 2)
@@ -70,10 +58,11 @@ def test_a_truncated_step_is_bootstrapped_and_a_terminated_one_is_not(learned, a
     assert learned(agent, "Constant", [[0.0]]) == pytest.approx(np.full((1, 2), 1.0), abs=0.1)
 
 
-@pytest.mark.parametrize("agent", [dqn, dqn_jax], ids=["dqn", "dqn_jax"])
 @pytest.mark.parametrize("flags", [["--n-step", "3"], ["--double-q", "--huber"], ["--num-envs", "3"], ["--tau", "0.1"]])
-def test_every_kind_of_update_learns_the_known_values(learned, agent, flags):
-    assert learned(agent, "Delayed", [[0.0], [1.0]], *flags) == pytest.approx(np.array([[0.5, 0.5], [1.0, 1.0]]), abs=0.1)
+def test_every_kind_of_update_learns_the_known_values(learned, vector_dqn, flags):
+    assert learned(vector_dqn, "Delayed", [[0.0], [1.0]], *flags) == pytest.approx(
+        np.array([[0.5, 0.5], [1.0, 1.0]]), abs=0.1
+    )
 
 
 def test_other_observations_are_flattened(learned, agent):
