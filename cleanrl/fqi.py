@@ -95,6 +95,8 @@ def check(args: Args) -> None:
     if args.capture_video:
         require_video("video", ("moviepy", "pygame"))
     make_regressor(args)
+    if args.dataset is not None and not Path(args.dataset).parent.is_dir():
+        raise config.BadInput("--dataset", args.dataset, "must be in a folder that exists")
 
 
 # --- Data ---
@@ -210,7 +212,10 @@ def make_regressor(args: Args) -> RegressorMixin:
     if unknown:
         raise config.BadInput("--regressor-kwargs", unknown[0], f"{name} knows {', '.join(known)}")
     seed = {"random_state": args.seed} if "random_state" in known else {}
-    return classes[name](**seed | DEFAULT_KWARGS.get(name, {}) | args.regressor_kwargs)
+    try:
+        return classes[name](**seed | DEFAULT_KWARGS.get(name, {}) | args.regressor_kwargs)
+    except TypeError as error:  # it needs more than it was given
+        raise config.BadInput("--regressor", args.regressor, config.first_line(error)) from None
 
 
 def fit(args: Args, inputs: np.ndarray, targets: np.ndarray) -> RegressorMixin:

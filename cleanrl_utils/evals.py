@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -73,6 +75,20 @@ def play(
         cut |= running & truncations & ~terminations
         running &= ~(terminations | truncations)
     return Evaluation(returns.tolist(), lengths.tolist(), int(cut.sum()))
+
+
+def recorded(env: gym.Env, run_name: str, name: str, fps: int | None = None) -> gym.Env:
+    """`env`, filmed: its next episode becomes `videos/{run_name}/{name}-episode-0.mp4`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Overwriting existing videos")  # one folder holds the films of all evaluations
+        return gym.wrappers.RecordVideo(
+            env,
+            str(Path("videos") / run_name),
+            name_prefix=name,
+            episode_trigger=lambda _: True,
+            fps=fps,
+            disable_logger=True,
+        )
 
 
 def require_video(extras: str = "atari,video", packages: tuple[str, ...] = ("cv2", "moviepy")) -> None:

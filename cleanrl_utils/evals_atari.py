@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl_utils.atari import MAX_FRAMES, FireAfterLifeLoss, game_settings, num_threads, waits_for_fire
-from cleanrl_utils.evals import Act, Evaluation, play
+from cleanrl_utils.evals import Act, Evaluation, play, recorded
 from cleanrl_utils.seeds import EVALUATION, env_seeds
 
 
@@ -44,7 +42,7 @@ def evaluate(
     return result
 
 
-def film_game(act: Act, args: Any, run_name: str, name: str) -> Path:
+def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
     """Play one more game by the flags' protocol and write its screen to `videos/{run_name}/{name}-episode-0.mp4`.
 
     The vector environment has no screen, so this is a single environment under Gymnasium's wrappers, seeded as the
@@ -61,12 +59,7 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> Path:
         max_num_frames_per_episode=args.eval_max_frames,
         render_mode="rgb_array",
     )
-    folder = Path("videos") / run_name
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Overwriting existing videos")  # one folder holds the games of all evaluations
-        env = gym.wrappers.RecordVideo(
-            env, str(folder), name_prefix=name, episode_trigger=lambda _: True, fps=60, disable_logger=True
-        )
+    env = recorded(env, run_name, name, fps=60)
     env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, EVALUATION, 0])
@@ -80,4 +73,3 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> Path:
         press_fire = needs_fire and info["lives"] < lives
         done = terminated or truncated
     env.close()
-    return folder / f"{name}-episode-0.mp4"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from cleanrl_utils.config import BadInput, first_line
-from cleanrl_utils.evals import Act, Evaluation, play
+from cleanrl_utils.evals import Act, Evaluation, play, recorded
 from cleanrl_utils.seeds import EVALUATION, env_seeds
 
 EXTRAS = {"flappy_bird_gymnasium": "flappy"}
@@ -84,20 +83,10 @@ def evaluate(act: Act, args: Any) -> Evaluation:
     return result
 
 
-def film_episode(act: Act, args: Any, run_name: str, name: str) -> Path:
+def film_episode(act: Act, args: Any, run_name: str, name: str) -> None:
     """Play the evaluation's first episode again and write it to `videos/{run_name}/{name}-episode-0.mp4`."""
-    folder = Path("videos") / run_name
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Overwriting existing videos")  # one folder holds the films of all evaluations
-        env = gym.wrappers.RecordVideo(
-            vector_env(args, render_mode="rgb_array"),
-            str(folder),
-            name_prefix=name,
-            episode_trigger=lambda _: True,
-            disable_logger=True,
-        )
+    env = recorded(vector_env(args, render_mode="rgb_array"), run_name, name)
     envs = gym.vector.SyncVectorEnv([lambda: env], autoreset_mode=gym.vector.AutoresetMode.DISABLED)
     obs, _ = envs.reset(seed=env_seeds(args.seed, EVALUATION, 0, 1).tolist())
     play(act, envs, obs, args.seed, args.eval_epsilon, args.eval_max_steps)
     envs.close()
-    return folder / f"{name}-episode-0.mp4"
