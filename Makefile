@@ -46,7 +46,7 @@ docs: .venv/dev
 	touch $@
 
 .venv/dev: .venv/run
-	$(PIP) --editable '.[atari,jax,plots,video,docs,dev]'
+	$(PIP) --editable '.[atari,jax,fqi,flappy,plots,video,docs,dev]'
 	touch $@
 
 # Poetry has many dependencies and checks one file, so it has an environment of its own.

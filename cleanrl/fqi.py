@@ -6,6 +6,7 @@ docs/tutorial/from-q-learning-to-dqn.md. Read on from `main`: collect, fit on re
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import zipfile
@@ -17,6 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.base import RegressorMixin
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
+from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPRegressor
+from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils import all_estimators
 
 from cleanrl_utils import config
@@ -26,15 +32,14 @@ from cleanrl_utils.seeds import env_seeds
 from cleanrl_utils.tracking import start_run, working
 
 REGRESSORS = {
-    "knn": "KNeighborsRegressor",
-    "linear": "LinearRegression",
-    "tree": "DecisionTreeRegressor",
-    "forest": "RandomForestRegressor",
-    "gradient-boosting": "GradientBoostingRegressor",
-    "mlp": "MLPRegressor",
+    "knn": functools.partial(KNeighborsRegressor, n_neighbors=30),
+    "linear": LinearRegression,
+    "tree": DecisionTreeRegressor,
+    "forest": RandomForestRegressor,
+    "gradient-boosting": GradientBoostingRegressor,
+    "mlp": MLPRegressor,
 }
-"""Short names of regressors; any other of scikit-learn goes by the name of its class."""
-DEFAULT_KWARGS = {"KNeighborsRegressor": {"n_neighbors": 30}}
+"""Regressors by their short names; any other of scikit-learn goes by the name of its class."""
 
 
 @dataclass
@@ -203,17 +208,18 @@ def td_targets(model: RegressorMixin, data: Dataset, gamma: float) -> np.ndarray
 
 def make_regressor(args: Args) -> RegressorMixin:
     """A regressor that has seen nothing yet. Raises `config.BadInput` for an unknown name or keyword."""
-    classes = dict(all_estimators(type_filter="regressor"))
-    name = REGRESSORS.get(args.regressor, args.regressor)
+    name, classes = args.regressor, REGRESSORS
     if name not in classes:
-        raise config.BadInput("--regressor", args.regressor, f"must be {', '.join(REGRESSORS)}, or a class of scikit-learn")
+        classes = dict(all_estimators(type_filter="regressor"))  # imports all of scikit-learn
+    if name not in classes:
+        raise config.BadInput("--regressor", name, f"must be {', '.join(REGRESSORS)}, or a class of scikit-learn")
     known = inspect.signature(classes[name]).parameters
     unknown = sorted(args.regressor_kwargs.keys() - known.keys())
     if unknown:
         raise config.BadInput("--regressor-kwargs", unknown[0], f"{name} knows {', '.join(known)}")
     seed = {"random_state": args.seed} if "random_state" in known else {}
     try:
-        return classes[name](**seed | DEFAULT_KWARGS.get(name, {}) | args.regressor_kwargs)
+        return classes[name](**seed | args.regressor_kwargs)
     except TypeError as error:  # it needs more than it was given
         raise config.BadInput("--regressor", args.regressor, config.first_line(error)) from None
 

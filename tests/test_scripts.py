@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cleanrl import dqn_atari, dqn_atari_jax, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
+from cleanrl import dqn, dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
 from cleanrl.qdagger_dqn_atari_impalacnn import STUDENTS, ImpalaCNN, NatureCNN
-from tests.conftest import TINY_RUN, TINY_TEACHER
+from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER
 from tests.twin_diff import share_of_same_lines
 
 SCRIPTS = Path(dqn_atari.__file__).parent
@@ -45,7 +45,9 @@ CLEANRL_DEFAULTS = {
 
 
 IN_TORCH, IN_JAX = (dqn_atari, qdagger_dqn_atari_impalacnn), (dqn_atari_jax, qdagger_dqn_atari_jax_impalacnn)
-TWINS = pytest.mark.parametrize(("ours", "theirs"), list(zip(IN_TORCH, IN_JAX, strict=True)), ids=["dqn", "qdagger"])
+TWINS = pytest.mark.parametrize(
+    ("ours", "theirs"), [*zip(IN_TORCH, IN_JAX, strict=True), (dqn, dqn_jax)], ids=["dqn_atari", "qdagger", "dqn"]
+)
 
 
 def definitions(script) -> dict[str, str]:
@@ -64,6 +66,18 @@ def test_what_both_scripts_of_a_framework_define_is_identical(scripts):
     assert {name for name in shared if ours[name] != theirs[name]} == set()
 
 
+@pytest.mark.parametrize(("vectors", "atari"), [(dqn, dqn_atari), (dqn_jax, dqn_atari_jax)], ids=["torch", "jax"])
+def test_what_means_the_same_on_vectors_and_on_atari_is_identical(vectors, atari):
+    ours, theirs = map(definitions, (vectors, atari))
+    alike = {"linear_schedule", "crossed", "td_target", "epsilon_greedy", "sync"}
+    assert {name for name in alike if ours[name] != theirs[name]} == set()
+
+
+def test_the_replay_of_vectors_is_identical_in_both_frameworks():
+    ours, theirs = map(definitions, (dqn, dqn_jax))
+    assert ours["ReplayBuffer"] == theirs["ReplayBuffer"]
+
+
 @TWINS
 def test_twins_have_the_same_flags_in_the_same_order_with_the_same_defaults(ours, theirs):
     def flags(script):
@@ -78,7 +92,7 @@ def test_twins_define_the_same_in_the_same_order(ours, theirs):
     """What only one has is the framework's: CUDA graphs and modules that hold weights; states and arrays that are passed."""
     names, twin_names = list(definitions(ours)), list(definitions(theirs))
     in_torch, in_jax = set(names) - set(twin_names), set(twin_names) - set(names)
-    assert in_torch == {"make_update", "learner_state", "to_device", "cuda_graph"}
+    assert in_torch == ({"make_update", "learner_state", "to_device", "cuda_graph"} if ours in IN_TORCH else set())
     assert in_jax <= {
         "make_learn",
         "QState",
@@ -117,6 +131,30 @@ def test_flags_and_defaults_are_cleanrls(script):
     assert args.exp_name == Path(script.__file__).stem
 
 
+def test_dqn_has_cleanrls_flags_and_defaults(vector_dqn):
+    of_torch = {"cuda", "torch_deterministic"} if vector_dqn is dqn_jax else set()
+    expected = CLEANRL_DEFAULTS | {
+        "exp_name": Path(vector_dqn.__file__).stem,
+        "env_id": "CartPole-v1",
+        "total_timesteps": 500_000,
+        "learning_rate": 2.5e-4,
+        "num_envs": 1,
+        "buffer_size": 10_000,
+        "target_network_frequency": 500,
+        "batch_size": 128,
+        "end_e": 0.05,
+        "exploration_fraction": 0.5,
+        "learning_starts": 10_000,
+        "train_frequency": 10,
+        "hidden_units": (120, 84),
+    }
+    args = vars(vector_dqn.Args())
+    assert args.keys() >= CLEANRL_FLAGS - of_torch
+    assert {name: args[name] for name in expected.keys() - of_torch} == {
+        name: value for name, value in expected.items() if name not in of_torch
+    }
+
+
 def test_qdagger_has_cleanrls_flags_and_defaults(qdagger):
     args = qdagger.Args()
     expected = {
@@ -136,30 +174,49 @@ def test_scripts_import_no_other_script(path):
     assert not {module for module in modules if module and module.split(".")[0] == "cleanrl"}
 
 
-@pytest.mark.parametrize(("scripts", "other"), [(IN_TORCH, ("jax", "flax")), (IN_JAX, ("torch",))], ids=["torch", "jax"])
-def test_training_imports_neither_the_other_framework_nor_what_it_does_not_need(scripts, other, teacher, jax_teacher):
-    """Not even with a teacher of the other framework."""
-    dqn, qdagger = (script.__name__ for script in scripts)
-    unneeded = {"cv2", "wandb", "moviepy", "stable_baselines3", "matplotlib", "pandas", *other}
-    source = jax_teacher if scripts is IN_TORCH else teacher
-    code = f"""
-import sys
-from {dqn} import Args, main
-from {qdagger} import Args as QDaggerArgs, main as qdagger_main
-from cleanrl_utils import config
-tiny_run, tiny_teacher = {TINY_RUN!r}, {TINY_TEACHER!r}
-main(config.parse(Args, tiny_run + ["--save-model"]))
-qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(source)!r}]))
-print(sorted({unneeded!r} & set(sys.modules)))
-"""
+def imported_by(code: str, unneeded: set[str]) -> str:
+    """Which of the modules a process has imported after running the code."""
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"import sys\n{code}\nprint(sorted({unneeded!r} & set(sys.modules)))"],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(SCRIPTS.parent), "PATH": "/usr/bin"},
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "[]"
+    return result.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("scripts", "other"), [(IN_TORCH, ("jax", "flax")), (IN_JAX, ("torch",))], ids=["torch", "jax"])
+def test_training_imports_neither_the_other_framework_nor_what_it_does_not_need(scripts, other, teacher, jax_teacher):
+    """Not even with a teacher of the other framework."""
+    dqn_atari, qdagger = (script.__name__ for script in scripts)
+    source = jax_teacher if scripts is IN_TORCH else teacher
+    code = f"""
+from {dqn_atari} import Args, main
+from {qdagger} import Args as QDaggerArgs, main as qdagger_main
+from cleanrl_utils import config
+tiny_run, tiny_teacher = {TINY_RUN!r}, {TINY_TEACHER!r}
+main(config.parse(Args, tiny_run + ["--save-model"]))
+qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(source)!r}]))
+"""
+    unneeded = {"cv2", "wandb", "moviepy", "stable_baselines3", "sklearn", "pygame", "matplotlib", "pandas", *other}
+    assert imported_by(code, unneeded) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "other"),
+    [(dqn, TINY_DQN, {"jax", "sklearn"}), (dqn_jax, TINY_DQN, {"torch", "sklearn"}), (fqi, TINY_FQI, {"torch", "jax"})],
+    ids=["dqn", "dqn_jax", "fqi"],
+)
+def test_training_on_vectors_needs_no_atari(script, flags, other):
+    code = f"""
+from {script.__name__} import Args, main
+from cleanrl_utils import config
+main(config.parse(Args, {[*flags, "--save-model"]!r}))
+"""
+    assert (
+        imported_by(code, {"ale_py", "cv2", "wandb", "moviepy", "stable_baselines3", "pygame", "matplotlib", *other}) == "[]"
+    )
 
 
 def test_published_dqn_model_has_the_keys_and_shapes_of_ours():
