@@ -38,7 +38,7 @@ def require_vector_env(args: Any) -> None:
     try:
         env = gym.make(args.env_id, **args.env_kwargs)
     except ImportError as error:
-        extra = EXTRAS.get(error.name or "", "")
+        extra = EXTRAS.get(args.env_id.split(":")[0])
         how = f": pip install -e .[{extra}]" if extra else f" ({first_line(error)})"
         raise BadInput("--env-id", args.env_id, f"needs a package that is not installed{how}") from None
     except gym.error.Error as error:
@@ -58,7 +58,7 @@ def require_vector_env(args: Any) -> None:
         raise BadInput("--env-id", args.env_id, f"must number its actions from 0, not {actions}")
     if isinstance(observations, Box) and len(observations.shape) >= (2 if observations.dtype == np.uint8 else 3):
         raise BadInput("--env-id", args.env_id, f"shows images {observations.shape}; for Atari there is dqn_atari.py")
-    if not (observations.is_np_flattenable and isinstance(gym.spaces.flatten_space(observations), Box)):
+    if not observations.is_np_flattenable:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
 
 

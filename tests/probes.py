@@ -132,10 +132,10 @@ class FromOne(Probe):
     action_space = Discrete(2, start=1)
 
 
-class Texts(Probe):
-    """Observations that are no numbers."""
+class Lists(Probe):
+    """Observations of no fixed size."""
 
-    observation_space = gym.spaces.Text(5)
+    observation_space = gym.spaces.Sequence(VECTOR)
 
 
 class Broken(Probe):
@@ -146,6 +146,6 @@ class Broken(Probe):
 
 
 for probe in (
-    Constant, Observed, Delayed, Chosen, Matched, Cut, Endless, Float64, Nested, Images, Continuous, FromOne, Texts, Broken,
+    Constant, Observed, Delayed, Chosen, Matched, Cut, Endless, Float64, Nested, Images, Continuous, FromOne, Lists, Broken,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", entry_point=probe)

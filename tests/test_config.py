@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari as dqn
+from cleanrl import dqn_jax, fqi
 from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
 from cleanrl_utils import config
 
@@ -27,9 +29,27 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
 
 def test_the_files_in_benchmark_configs_are_accepted():
     files = sorted(CONFIGS.glob("*.yaml"))
-    assert {file.name for file in files} >= {"quickstart.yaml", "qdagger_paper.yaml"}
+    assert {file.name for file in files} >= {
+        "quickstart.yaml",
+        "qdagger_paper.yaml",
+        "dqn_cartpole.yaml",
+        "dqn_flappybird.yaml",
+    }
     for file in files:
-        qdagger.check(config.parse(qdagger.Args, ["--config", str(file)]))
+        scripts = (dqn_vector, dqn_jax) if file.name.startswith("dqn_") else (qdagger,)
+        for script in scripts:
+            script.check(config.parse(script.Args, ["--config", str(file)]))
+
+
+def test_lists_and_mappings_come_from_files_and_from_the_command_line(tmp_path):
+    (tmp_path / "flags.yaml").write_text("hidden_units: [3, 4]\nenv_kwargs: {sutton_barto_reward: true}\n")
+    args = config.parse(dqn_vector.Args, ["--config", "flags.yaml"])
+    assert (args.hidden_units, args.env_kwargs) == ((3, 4), {"sutton_barto_reward": True})
+    args = config.parse(
+        dqn_vector.Args, ["--config", "flags.yaml", "--hidden-units", "5", "--env-kwargs", '{"a": [1, null]}']
+    )
+    assert (args.hidden_units, args.env_kwargs) == ((5,), {"a": [1, None]})
+    assert config.parse(fqi.Args, ["--regressor-kwargs", "{}"]).regressor_kwargs == {}
 
 
 def test_the_papers_values_are_in_its_file():
@@ -42,7 +62,7 @@ def test_the_papers_values_are_in_its_file():
 
 
 def test_every_flag_has_help_text(capsys):
-    for script in (dqn, qdagger):
+    for script in (dqn, qdagger, dqn_vector, fqi):
         with pytest.raises(SystemExit) as stopped:
             config.parse(script.Args, ["--help"])
         assert stopped.value.code == 0

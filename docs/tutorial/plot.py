@@ -1,0 +1,85 @@
+"""One metric of several experiments by step: `python docs/tutorial/plot.py --experiments dqn dqn_double --metric ...`.
+
+Reads the run folders under runs/ and draws a thin line per seed and a thick one for their mean. Needs the extra `plots`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cleanrl_utils import config
+from cleanrl_utils.curves import scalars
+
+COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3")
+
+
+@dataclass
+class Args:
+    """Draw one metric of several experiments."""
+
+    experiments: tuple[str, ...] = ("dqn",)
+    """names of experiments (--exp-name)"""
+    out: str = "curves.png"
+    """picture to write"""
+    metric: str = "eval/episodic_return"
+    """metric to draw"""
+    env_id: str = "CartPole-v1"
+    """environment of the runs"""
+    xlabel: str = "environment steps"
+    """what the steps of the metric are"""
+    ylabel: str = "return, mean of an evaluation"
+    """what the metric is"""
+    line: float | None = None
+    """height of a dashed line"""
+    line_label: str = ""
+    """what it is"""
+    log: bool = False
+    """draw the metric on a logarithmic scale"""
+
+
+def find_runs(env_id: str, experiment: str) -> list[Path]:
+    """Run folders of an experiment, the latest of each seed."""
+    latest = {}
+    for path in sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime):
+        flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+        if (flags["env_id"], flags["exp_name"]) == (env_id, experiment):
+            latest[flags["seed"]] = path.parent
+    return [latest[seed] for seed in sorted(latest)]
+
+
+def main(args: Args) -> None:
+    """Draw. Raises `config.BadInput` where an experiment has no runs."""
+    import matplotlib  # noqa: PLC0415 - an extra
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for experiment, color in zip(args.experiments, COLORS, strict=False):
+        runs = [scalars(folder)[args.metric] for folder in find_runs(args.env_id, experiment)]
+        if not runs:
+            raise config.BadInput("--experiments", experiment, f"has no run on {args.env_id} under runs/")
+        for steps, values in runs:
+            axis.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+        if any(steps != runs[0][0] for steps, _ in runs):
+            raise config.BadInput("--experiments", experiment, "its seeds ran with different flags, or not to their end")
+        seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+        mean = np.mean([values for _, values in runs], axis=0)
+        axis.plot(runs[0][0], mean, color=color, linewidth=2.5, label=f"{experiment}, {seeds}")
+    if args.line is not None:
+        axis.axhline(args.line, color="#888888", linestyle="--", label=args.line_label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set(xlabel=args.xlabel, ylabel=args.ylabel, yscale="log" if args.log else "linear")
+    axis.legend(frameon=False, fontsize=9)
+    figure.savefig(args.out, dpi=110)
+    plt.close(figure)
+    config.notice(f"picture: {args.out}")
+
+
+if __name__ == "__main__":
+    config.run(main, Args)

@@ -1,0 +1,116 @@
+"""Bad input to the scripts that learn from vectors: one line with flag, value and what is allowed, status 2."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from cleanrl import fqi
+from tests.conftest import TINY_DQN, TINY_FQI
+
+
+def tiny(agent) -> list[str]:
+    return TINY_FQI if agent is fqi else TINY_DQN
+
+
+@pytest.mark.parametrize(
+    ("env_id", "says"),
+    [
+        ("CartPol-v1", "closest: CartPole-v1"),
+        ("CartPole-v9", "cannot be made"),
+        ("tests.probes:Continuous-v0", "finite set of actions"),
+        ("Pendulum-v1", "finite set of actions"),
+        ("tests.probes:Images-v0", "shows images (84, 84, 3)"),
+        ("tests.probes:FromOne-v0", "number its actions from 0"),
+        ("tests.probes:Lists-v0", "flatten to a vector"),
+        ("tests.probes:Broken-v0", "no licence"),
+        ("no_such_package:Game-v0", "no_such_package"),
+        ("tests.probes:Nothing-v0", "cannot be made"),
+    ],
+)
+def test_environments(refused, agent, env_id, says):
+    line = refused(agent, *tiny(agent), "--env-id", env_id)
+    assert "--env-id" in line
+    assert env_id in line
+    assert says in line
+
+
+def test_atari_images_are_sent_to_the_atari_script(refused, agent):
+    assert "dqn_atari.py" in refused(agent, *tiny(agent), "--env-id", "ale_py:ALE/Pong-v5")
+
+
+def test_an_environment_whose_package_is_an_extra(refused, agent, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flappy_bird_gymnasium", None)
+    line = refused(agent, *tiny(agent), "--env-id", "flappy_bird_gymnasium:FlappyBird-v0")
+    assert "pip install -e .[flappy]" in line
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ('{"sped": 3}', "sped"),
+        ('{"max_episode_steps": "many"}', "max_episode_steps"),
+        ("{speed}", "--env-kwargs"),
+        ("[1]", "--env-kwargs"),
+        ("3", "--env-kwargs"),
+    ],
+)
+def test_keywords_of_the_environment(refused, agent, value, says):
+    line = refused(agent, *tiny(agent), "--env-kwargs", value)
+    assert "--env-kwargs" in line
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--num-envs", "0", "above 0"),
+        ("--hidden-units", "0", "above 0"),
+        ("--hidden-units", "wide", "--hidden-units"),
+        ("--n-step", "0", "above 0"),
+        ("--buffer-size", "-1", "above 0"),
+        ("--learning-rate", "nan", "above 0"),
+        ("--target-network-frequency", "0", "above 0"),
+        ("--tau", "2", "between 0 and 1"),
+        ("--eval-epsilon", "-0.1", "between 0 and 1"),
+        ("--learning-starts", "-1", "0 or more"),
+        ("--device", "gpu", "'cpu'"),
+    ],
+)
+def test_values_out_of_range(refused, vector_dqn, flag, value, allowed):
+    line = refused(vector_dqn, *TINY_DQN, flag, value)
+    assert flag in line
+    assert allowed in line
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("hidden_units: 64", "a list"),
+        ("hidden_units: [64, wide]", "whole number"),
+        ("env_kwargs: 3", "a mapping"),
+        ("env_kwargs: [a]", "a mapping"),
+        ("hiden_units: [64]", "did you mean `hidden_units`?"),
+    ],
+)
+def test_configuration_files(refused, vector_dqn, tmp_path, text, says):
+    (tmp_path / "flags.yaml").write_text(text)
+    assert says in refused(vector_dqn, *TINY_DQN, "--config", "flags.yaml")
+
+
+def test_a_video_of_what_has_no_picture(refused, agent):
+    pytest.importorskip("moviepy")
+    line = refused(agent, *tiny(agent), "--env-id", "tests.probes:Constant-v0", "--capture-video")
+    assert "--capture-video" in line
+
+
+def test_a_video_without_its_packages(refused, agent, monkeypatch):
+    monkeypatch.setitem(sys.modules, "moviepy", None)
+    assert "pip install -e .[video]" in refused(agent, *tiny(agent), "--capture-video")
+
+
+def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, vector_dqn, capsys):
+    train(vector_dqn, *TINY_DQN, "--total-timesteps", "12", "--buffer-size", "2", "--learning-starts", "0", "--n-step", "3")
+    raised = [line for line in capsys.readouterr().err.splitlines() if "--buffer-size" in line]
+    assert raised == ["--buffer-size 2 is raised to 5, the least that these settings need"]

@@ -1,0 +1,137 @@
+"""The tutorial does what it says: code shown stands in the scripts or runs, and every command runs, at tiny sizes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from cleanrl_utils import config
+from tests.conftest import TINY_DQN, TINY_FQI
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/tutorial/from-q-learning-to-dqn.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```$", re.M | re.S)
+TINY = {
+    "docs/tutorial/q_learning.py": "--total-timesteps 2000 --eval-episodes 20".split(),
+    "cleanrl/fqi.py": ["--n-steps", "300", "--n-iterations", "4", "--eval-max-steps", "50"],
+    "cleanrl/dqn.py": [*TINY_DQN, "--eval-frequency", "700"],
+    "docs/tutorial/plot.py": [],
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_clone(empty_folder: Path) -> None:
+    """An empty folder with the project in it, as the page assumes."""
+    for name in ("benchmark", "cleanrl", "docs"):
+        (empty_folder / name).symlink_to(ROOT / name)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(Title, content) of every block in a language."""
+    return [(title, content) for found, title, content in FENCE.findall(PAGE) if found == language]
+
+
+def script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def commands() -> list[list[str]]:
+    """Every Python command of the page, loops over seeds as their first two commands."""
+    found = []
+    for _, content in blocks("bash"):
+        for line in content.splitlines():
+            loop = re.fullmatch(r"for seed in 1 2 3; do (.*); done", line)
+            lines = [loop[1].replace("$seed", seed) for seed in "12"] if loop else [line]
+            found += [shlex.split(line)[1:] for line in lines if line.startswith("python ") and "-m venv" not in line]
+    return found
+
+
+def test_every_command_runs():
+    assert {command[0] for command in commands()} == set(TINY)
+    for path, *flags in commands():
+        module = script(path)
+        module.main(config.parse(module.Args, [*flags, *TINY[path]]))
+    pictures = {"q-table.png", "fqi.png", "target-network.png", "overestimation.png"}
+    assert {path.name for path in Path().glob("*.png")} == pictures
+    assert set(re.findall(r"\]\((\S*?\.png)\)", PAGE)) == pictures
+    assert all((ROOT / "docs/tutorial" / picture).is_file() for picture in pictures)
+
+
+def test_quoted_code_stands_in_the_scripts():
+    quoted = [(title, textwrap.dedent(content)) for title, content in blocks("python") if title]
+    assert {title for title, _ in quoted} == {"docs/tutorial/q_learning.py", "cleanrl/fqi.py", "cleanrl/dqn.py"}
+    for path, content in quoted:
+        lines = [line.strip() for line in (ROOT / path).read_text().splitlines()]
+        wanted = [line.strip() for line in content.splitlines()]
+        assert any(lines[i : i + len(wanted)] == wanted for i in range(len(lines))), content
+
+
+def test_the_other_code_runs_as_shown(train, capsys):
+    fqi = script("cleanrl/fqi.py")
+    train(fqi, *TINY_FQI, "--save-model")  # the page loads the run that its first command leaves
+    namespace: dict[str, Any] = {}
+    shown = [content for title, content in blocks("python") if not title]
+    assert len(shown) >= 8
+    for content in shown:
+        exec(compile(content, "tutorial", "exec"), namespace)  # noqa: S102 - the page is ours
+    assert "+-" in capsys.readouterr().out
+
+
+def test_numbers_of_the_page_and_of_the_results_agree():
+    """Every mean +- sd that the page shows stands in the table of results."""
+    results = (ROOT / "docs/benchmark/vectors.md").read_text()
+    shown = re.findall(r"-?\d+\.\d+ \+- \d+\.\d+", PAGE)
+    assert shown
+    assert not [number for number in shown if number not in results]
+
+
+# --- Q-learning ---
+
+
+def test_the_table_is_the_one_that_dynamic_programming_finds():
+    q_learning = script("docs/tutorial/q_learning.py")
+    env = gym.make("FrozenLake-v1")
+    exact = np.zeros((16, 4))
+    for _ in range(2000):
+        exact = np.array(
+            [
+                [
+                    sum(p * (r + 0.99 * exact[s_next].max() * (not end)) for p, s_next, r, end in env.unwrapped.P[s][a])
+                    for a in range(4)
+                ]
+                for s in range(16)
+            ]
+        )
+    args = q_learning.Args(total_timesteps=100_000)
+    learned = q_learning.learn(env, args)
+    visited = learned.max(1) > 0
+    assert visited.sum() >= 10
+    assert np.abs(learned - exact)[visited].max(1).mean() < 0.1
+    assert (learned[[5, 7, 11, 12, 15]] == 0).all(), "holes and goal: nothing comes after"
+    assert q_learning.success_rate(env, learned, args) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"), [(["--total-timesteps", "0"], "--total-timesteps"), (["--gamma", "2"], "--gamma")]
+)
+def test_bad_flags_of_q_learning(refused, flags, says):
+    assert says in refused(script("docs/tutorial/q_learning.py"), *flags)
+
+
+def test_a_plot_without_runs(refused):
+    assert "has no run on CartPole-v1" in refused(script("docs/tutorial/plot.py"), "--experiments", "nothing")
