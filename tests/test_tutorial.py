@@ -66,7 +66,7 @@ def test_every_command_runs():
     for path, *flags in commands():
         module = script(path)
         module.main(config.parse(module.Args, [*flags, *TINY[path]]))
-    pictures = {"q-table.png", "fqi.png", "target-network.png", "overestimation.png"}
+    pictures = {"q-table.png", "fqi.png", "target-network.png", "overestimation.png", "n-step.png"}
     assert {path.name for path in Path().glob("*.png")} == pictures
     assert set(re.findall(r"\]\((\S*?\.png)\)", PAGE)) == pictures
     assert all((ROOT / "docs/tutorial" / picture).is_file() for picture in pictures)

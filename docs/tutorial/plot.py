@@ -5,6 +5,7 @@ Reads the run folders under runs/ and draws a thin line per seed and a thick one
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from cleanrl_utils import config
 from cleanrl_utils.curves import scalars
 
-COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3")
+COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")
 
 
 @dataclass
@@ -60,7 +61,7 @@ def main(args: Args) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    for experiment, color in zip(args.experiments, COLORS, strict=False):
+    for experiment, color in zip(args.experiments, itertools.cycle(COLORS), strict=False):
         runs = [scalars(folder)[args.metric] for folder in find_runs(args.env_id, experiment)]
         if not runs:
             raise config.BadInput("--experiments", experiment, f"has no run on {args.env_id} under runs/")
