@@ -86,7 +86,7 @@ class Args:
     tau: float = 1.0
     """share of the online network that a target sync takes over (1: hard sync)"""
     target_network_frequency: int = 500
-    """environment steps between target syncs; 1: no target network"""
+    """environment steps between target syncs, one per vector step at most; 1, with one environment: no target network"""
     batch_size: int = 128
     """transitions per update"""
     start_e: float = 1.0
@@ -116,7 +116,8 @@ def check(args: Args) -> None:
         args, "num_envs", "eval_episodes", "eval_max_steps", "total_timesteps", "learning_rate", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step", "hidden_units",
     )  # fmt: skip
-    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts")
+    config.require_seed(args)
+    config.require_not_negative(args, "eval_frequency", "learning_starts")
     config.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
@@ -419,7 +420,7 @@ def main(args: Args) -> Path:
 
         scores = {"agent": evaluate_network(steps_done)}
         if args.eval_frequency:
-            scores["best checkpoint"] = best
+            scores["best evaluation"] = best
         if args.save_model:
             models.save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done}, scores)

@@ -131,7 +131,8 @@ def check(args: Args) -> None:
         args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step",
     )  # fmt: skip
-    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts", "learning_rate_end")
+    config.require_seed(args)
+    config.require_not_negative(args, "eval_frequency", "learning_starts", "learning_rate_end")
     config.require_probability(
         args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
     )

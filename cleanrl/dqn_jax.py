@@ -85,7 +85,7 @@ class Args:
     tau: float = 1.0
     """share of the online network that a target sync takes over (1: hard sync)"""
     target_network_frequency: int = 500
-    """environment steps between target syncs; 1: no target network"""
+    """environment steps between target syncs, one per vector step at most; 1, with one environment: no target network"""
     batch_size: int = 128
     """transitions per update"""
     start_e: float = 1.0
@@ -115,7 +115,8 @@ def check(args: Args) -> None:
         args, "num_envs", "eval_episodes", "eval_max_steps", "total_timesteps", "learning_rate", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step", "hidden_units",
     )  # fmt: skip
-    config.require_not_negative(args, "seed", "eval_frequency", "learning_starts")
+    config.require_seed(args)
+    config.require_not_negative(args, "eval_frequency", "learning_starts")
     config.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
@@ -361,10 +362,10 @@ def main(args: Args) -> Path:
     obs_size, num_actions = obs.shape[1], int(envs.single_action_space.n)
 
     q_network = QNetwork(num_actions, args.hidden_units)
-    params = jax.device_put(jax.jit(q_network.init)(q_key, obs), device)
+    params = jax.jit(q_network.init)(q_key, obs)
     # Differs from the paper: Adam in place of RMSProp.
     optimizer = optax.adam(args.learning_rate)
-    q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    q_state = jax.device_put(QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params)), device)
     rb = ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma)
     with working("compiling"):  # on a copy, so that it does not count in SPS
         copy, blank = sync(jax.tree.map(jnp.copy, q_state), args.tau), rb.sample(np.zeros(args.batch_size, dtype=np.int64))
@@ -428,7 +429,7 @@ def main(args: Args) -> Path:
 
         scores = {"agent": evaluate_network(steps_done)}
         if args.eval_frequency:
-            scores["best checkpoint"] = best
+            scores["best evaluation"] = best
         if args.save_model:
             models.save_params(q_state.params, model_path)
         tracker.finish({"steps": steps_done}, scores)

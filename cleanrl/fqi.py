@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import zipfile
-import zlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +67,7 @@ class Args:
     env_kwargs: config.Json = field(default_factory=dict)
     """keywords of the environment, as '{"use_lidar": false}'"""
     n_steps: int = 50_000
-    """transitions that the random policy collects"""
+    """transitions that the random policy collects, unless `--dataset` has them"""
     dataset: str | None = None
     """file of transitions (.npz) to learn from; where there is none yet, it is written; default: collected anew"""
     eval_frequency: int = 2
@@ -94,14 +93,13 @@ def check(args: Args) -> None:
     """Raise `config.BadInput` for a flag out of range."""
     config.require_file_name(args, "exp_name")
     config.require_positive(args, "n_steps", "eval_episodes", "eval_max_steps", "n_iterations")
-    config.require_not_negative(args, "seed", "eval_frequency")
+    config.require_seed(args)
+    config.require_not_negative(args, "eval_frequency")
     config.require_probability(args, "gamma", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
         require_video("video", ("moviepy", "pygame"))
     make_regressor(args)
-    if args.dataset is not None and not Path(args.dataset).parent.is_dir():
-        raise config.BadInput("--dataset", args.dataset, "must be in a folder that exists")
 
 
 # --- Data ---
@@ -133,12 +131,13 @@ def collect(args: Args) -> Dataset:
     """`n_steps` transitions of the uniformly random policy, episode after episode."""
     env, rng = vector_env(args), np.random.default_rng([args.seed, 1])
     num_actions, steps = int(env.action_space.n), []
-    obs, _ = env.reset(seed=int(env_seeds(args.seed, 0, 0, 1)[0]))
+    obs = env.reset(seed=int(env_seeds(args.seed, 0, 0, 1)[0]))[0].copy()  # an environment may write on into what it gave
     for _ in range(args.n_steps):
         action = int(rng.integers(num_actions))
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        steps.append((obs, action, reward, next_obs, terminated))
-        obs = env.reset()[0] if terminated or truncated else next_obs
+        next_obs = next_obs.copy()
+        steps.append((obs, action, reward, next_obs, bool(terminated)))
+        obs = env.reset()[0].copy() if terminated or truncated else next_obs
     env.close()
     obs, actions, rewards, next_obs, terminations = (np.array(column) for column in zip(*steps, strict=True))
     return Dataset(
@@ -152,32 +151,33 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def load_dataset(path: Path, args: Args) -> Dataset:
-    """The transitions in an .npz file; nothing in it is unpickled. Raises `config.BadInput` where it does not fit."""
+def load_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of an .npz file by name; nothing in it is unpickled. Raises ValueError, whatever is wrong with the file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            data = Dataset(*(file[name] for name in Dataset._fields))
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise config.BadInput("--dataset", str(path), f"is no dataset of fqi.py ({config.first_line(error)})") from None
+            return [file[name] for name in names]
+    except Exception as error:  # zipfile and NumPy raise whatever the damage leads to
+        raise ValueError(f"is no file of fqi.py ({config.first_line(error)})") from None
+
+
+def load_dataset(path: Path, args: Args) -> Dataset:
+    """The transitions in an .npz file. Raises ValueError unless they are of the environment of the flags, and whole."""
+    data = Dataset(*load_arrays(path, Dataset._fields))
     if str(data.env) != describe_env(args):
-        raise config.BadInput("--dataset", str(path), f"is of {data.env}, not of {describe_env(args)}")
-    n = len(data.obs) if data.obs.ndim == 2 else 0
-    like = Dataset(data.obs, np.zeros(n, int), np.zeros(n), data.obs, np.zeros(n, bool), np.array(0), np.array(""))
-    fits = all(
-        ours.shape == theirs.shape and ours.dtype.kind == theirs.dtype.kind for ours, theirs in zip(data, like, strict=True)
-    )
-    finite = fits and all(np.isfinite(values).all() for values in (data.obs, data.rewards, data.next_obs))
-    if not (n and finite and 0 <= data.actions.min() <= data.actions.max() < data.num_actions):
-        raise config.BadInput("--dataset", str(path), "must hold transitions in arrays of equal length, of finite numbers")
+        raise ValueError(f"is of {data.env}, not of {describe_env(args)}")
+    env, n = vector_env(args), data.actions.size
+    vectors, num_actions = (n, env.observation_space.shape[0]), int(env.action_space.n)
+    env.close()
+    shapes = {"obs": vectors, "next_obs": vectors, "actions": (n,), "rewards": (n,), "terminations": (n,), "num_actions": ()}
+    kinds = {"obs": "f", "next_obs": "f", "actions": "i", "rewards": "f", "terminations": "b", "num_actions": "i"}
+    for name, shape in shapes.items():
+        values = getattr(data, name)
+        if values.shape != shape or values.dtype.kind != kinds[name]:
+            raise ValueError(f"has `{name}` of shape {values.shape} and type {values.dtype}, not {shape} {kinds[name]}")
+        if n == 0 or not np.isfinite(values).all():
+            raise ValueError(f"has no transitions, or `{name}` holds what is no finite number")
+    if data.num_actions != num_actions or not (0 <= data.actions.min() <= data.actions.max() < num_actions):
+        raise ValueError(f"has other actions than the {num_actions} of the environment")
     return data
 
 
@@ -236,12 +236,11 @@ def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
     """
     try:
         args = Args(**json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"])
-        with np.load(folder / "targets.npz", allow_pickle=False) as file:
-            targets = file["targets"]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        data = load_dataset(folder / "dataset.npz", args)
+        (targets,) = load_arrays(folder / "targets.npz", ["targets"])
+        return fit(args, features(data.obs, data.actions, int(data.num_actions)), targets), args
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise config.BadInput("RUN_FOLDER", str(folder), f"is no saved run of fqi.py ({config.first_line(error)})") from None
-    data = load_dataset(folder / "dataset.npz", args)
-    return fit(args, features(data.obs, data.actions, int(data.num_actions)), targets), args
 
 
 # --- The run ---
@@ -255,22 +254,29 @@ def player(model: RegressorMixin, num_actions: int) -> Callable[[np.ndarray], np
 def main(args: Args) -> Path:
     """Collect, fit, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
-    known = args.dataset is not None and Path(args.dataset).exists()
+    known = args.dataset is not None and os.path.exists(args.dataset)
     with working("loading" if known else "collecting"):
-        data = load_dataset(Path(args.dataset), args) if known else collect(args)
+        try:
+            data = load_dataset(Path(args.dataset), args) if known else collect(args)
+        except ValueError as error:
+            raise config.BadInput("--dataset", args.dataset, str(error)) from None
     num_actions = int(data.num_actions)
     inputs = features(data.obs, data.actions, num_actions)
     with working("fitting"):
         try:
             model = fit(args, inputs, data.rewards)  # Q after one step: the reward
             q_values(model, data.obs[:1], num_actions)
-        except (TypeError, ValueError) as error:  # scikit-learn looks at values of keywords only now
+        except (TypeError, ValueError, MemoryError) as error:  # scikit-learn looks at values of keywords only now
             what = f"{args.regressor} {args.regressor_kwargs}"
             raise config.BadInput("--regressor, --regressor-kwargs", what, config.first_line(error)) from None
 
-    with start_run(args, protocol(args) | {"transitions": len(inputs)}) as tracker:
-        if args.dataset is not None and not known:
+    if args.dataset is not None and not known:
+        try:
             save_arrays(Path(args.dataset), data._asdict())
+        except OSError as error:
+            raise config.BadInput("--dataset", args.dataset, f"cannot be written ({error.strerror})") from None
+
+    with start_run(args, protocol(args) | {"transitions": len(inputs)}) as tracker:
 
         def evaluate_model(iteration: int) -> Evaluation:
             policy = player(model, num_actions)
@@ -283,10 +289,11 @@ def main(args: Args) -> Path:
 
         tracker.phase("fitting", args.n_iterations, "iterations")
         for iteration in range(1, args.n_iterations + 1):
-            targets = td_targets(model, data, args.gamma)
-            if not np.isfinite(targets).all():
-                raise FloatingPointError(f"targets grew without bounds by iteration {iteration}; try another --regressor")
-            model = fit(args, inputs, targets)
+            try:
+                targets = td_targets(model, data, args.gamma)
+                model = fit(args, inputs, targets)
+            except ValueError as error:  # as targets that have grown beyond all numbers
+                raise FloatingPointError(f"iteration {iteration} cannot be fitted ({config.first_line(error)})") from None
             tracker.advance(iteration)
             if args.eval_frequency and iteration % args.eval_frequency == 0 and iteration < args.n_iterations:
                 evaluate_model(iteration)

@@ -176,8 +176,9 @@ def check(args: Args) -> None:
         "target_network_frequency", "batch_size", "train_frequency", "n_step", "teacher_eval_episodes", "teacher_steps",
         "offline_steps", "offline_target_network_frequency", "temperature",
     )  # fmt: skip
+    config.require_seed(args)
     config.require_not_negative(
-        args, "seed", "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
+        args, "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
         "distill_decay_steps", "learning_rate_end", "offline_learning_rate_end",
     )  # fmt: skip
     config.require_probability(

@@ -22,6 +22,14 @@ import yaml
 Args = TypeVar("Args")
 
 
+def _is_json_object(value: Any) -> bool:
+    """Whether a value is a mapping that JSON can hold."""
+    try:
+        return isinstance(value, dict) and json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False
+
+
 def _json_object(texts: list[str]) -> dict[str, Any]:
     value = json.loads(texts[0])
     if not isinstance(value, dict):
@@ -123,10 +131,12 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 continue
         if typing.get_origin(option) is tuple and isinstance(value, list):
             return tuple(_typed(item, typing.get_args(option)[0], where) for item in value)
+        if option == dict[str, Any] and not _is_json_object(value):
+            continue
         if type(value) is (typing.get_origin(option) or option):
             return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
-    names |= {tuple: "a list", dict: "a mapping"}
+    names |= {tuple: "a list", dict: "a mapping of plain values by name"}
     kinds = ((typing.get_origin(option) or option, typing.get_args(option)) for option in options)
     allowed = " or ".join(names.get(kind) or " or ".join(map(repr, choices)) for kind, choices in kinds)
     raise BadInput("--config", where, f"{value!r} must be {allowed}")
@@ -153,6 +163,12 @@ def require_not_negative(args: Any, *fields: str) -> None:
             raise BadInput(flag(field), value, "must be 0 or more")
 
 
+def require_seed(args: Any) -> None:
+    """Raise `BadInput` unless the seed is one that every library takes."""
+    if not 0 <= args.seed < 2**32:
+        raise BadInput("--seed", args.seed, "must be 0 or more, and below 2**32")
+
+
 def require_probability(args: Any, *fields: str) -> None:
     """Raise `BadInput` unless every field is in [0, 1]; None passes."""
     for field in fields:
@@ -165,8 +181,9 @@ def require_file_name(args: Any, *fields: str) -> None:
     """Raise `BadInput` unless every field can be part of a file's name on any system and of a repository's name."""
     for field in fields:
         value = getattr(args, field)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-            raise BadInput(flag(field), repr(value), "must be letters, digits, `.`, `_`, `-`, a letter or digit first")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            allowed = "must be letters, digits, `.`, `_`, `-`, a letter or digit first, 100 at most"
+            raise BadInput(flag(field), repr(value), allowed)
 
 
 def file_name(env_id: str) -> str:

@@ -35,8 +35,11 @@ def vector_env(args: Any, render_mode: str | None = None) -> gym.Env:
 
 def require_vector_env(args: Any) -> None:
     """Raise `BadInput` unless `vector_env` can be made and has a finite set of actions."""
+    if "render_mode" in args.env_kwargs:
+        raise BadInput("--env-kwargs", "render_mode", "is chosen by --capture-video")
     try:
         env = gym.make(args.env_id, **args.env_kwargs)
+        env.reset()
     except ImportError as error:
         extra = EXTRAS.get(args.env_id.split(":")[0])
         how = f": pip install -e .[{extra}]" if extra else f" ({first_line(error)})"

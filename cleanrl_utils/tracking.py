@@ -79,7 +79,7 @@ class Tracker:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
-            TextColumn("{task.fields[rate]:,.0f}/s"),
+            TextColumn("{task.fields[rate]}/s"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[latest]}"),
             console=Console(stderr=True),
@@ -99,7 +99,10 @@ class Tracker:
         """Say how much of the phase is done."""
         self.done = done
         if self.task is not None:
-            self.bar.update(self.task, completed=done, rate=self.rate(), latest=self.latest)
+            rate = self.rate()
+            self.bar.update(
+                self.task, completed=done, rate=f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", latest=self.latest
+            )
 
     def rate(self) -> float:
         """Steps per second of this phase so far."""

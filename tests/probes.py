@@ -114,6 +114,28 @@ class Nested(Observed):
         return float(self.sign[0])
 
 
+class InPlace(Delayed):
+    """Writes each observation over the one before, in the same array."""
+
+    def __init__(self) -> None:
+        self.array = np.zeros(1, np.float32)
+
+    def observe(self):
+        self.array[:] = self.t > 0
+        return self.array
+
+    def step(self, action):
+        obs, reward, ended, cut, info = super().step(action)
+        return obs, reward, int(ended), cut, info  # and says 1 for True
+
+
+class BadReset(Probe):
+    """Can be made and not begun."""
+
+    def reset(self, **_: Any):
+        raise RuntimeError("no seat")
+
+
 class Images(Probe):
     """Observations for a convolutional network."""
 
@@ -145,7 +167,5 @@ class Broken(Probe):
         raise RuntimeError(f"no licence for {sorted(keywords)}")
 
 
-for probe in (
-    Constant, Observed, Delayed, Chosen, Matched, Cut, Endless, Float64, Nested, Images, Continuous, FromOne, Lists, Broken,
-):  # fmt: skip
+for probe in [name for name in globals().values() if isinstance(name, type) and issubclass(name, Probe)]:
     gym.register(f"{probe.__name__}-v0", entry_point=probe)

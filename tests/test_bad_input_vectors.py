@@ -9,6 +9,8 @@ import pytest
 from cleanrl import fqi
 from tests.conftest import TINY_DQN, TINY_FQI
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium on environments that are odd on purpose
+
 
 def tiny(agent) -> list[str]:
     return TINY_FQI if agent is fqi else TINY_DQN
@@ -25,6 +27,7 @@ def tiny(agent) -> list[str]:
         ("tests.probes:FromOne-v0", "number its actions from 0"),
         ("tests.probes:Lists-v0", "flatten to a vector"),
         ("tests.probes:Broken-v0", "no licence"),
+        ("tests.probes:BadReset-v0", "no seat"),
         ("no_such_package:Game-v0", "no_such_package"),
         ("tests.probes:Nothing-v0", "cannot be made"),
     ],
@@ -50,6 +53,7 @@ def test_an_environment_whose_package_is_an_extra(refused, agent, monkeypatch):
     ("value", "says"),
     [
         ('{"sped": 3}', "sped"),
+        ('{"render_mode": "human"}', "--capture-video"),
         ('{"max_episode_steps": "many"}', "max_episode_steps"),
         ("{speed}", "--env-kwargs"),
         ("[1]", "--env-kwargs"),
@@ -60,6 +64,15 @@ def test_keywords_of_the_environment(refused, agent, value, says):
     line = refused(agent, *tiny(agent), "--env-kwargs", value)
     assert "--env-kwargs" in line
     assert says in line
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32), "9" * 30])
+def test_seeds_that_no_library_takes(refused, agent, seed):
+    assert f"--seed {seed}: must be 0 or more" in refused(agent, *tiny(agent), "--seed", seed)
+
+
+def test_a_name_that_is_too_long_for_a_file(refused, agent):
+    assert "100 at most" in refused(agent, *tiny(agent), "--exp-name", "x" * 101)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +104,8 @@ def test_values_out_of_range(refused, vector_dqn, flag, value, allowed):
         ("hidden_units: [64, wide]", "whole number"),
         ("env_kwargs: 3", "a mapping"),
         ("env_kwargs: [a]", "a mapping"),
+        ("env_kwargs: {1: 2, a: 3}", "a mapping"),
+        ("env_kwargs: {a: 2020-01-01}", "a mapping"),
         ("hiden_units: [64]", "did you mean `hidden_units`?"),
     ],
 )

@@ -21,6 +21,7 @@ from torch import nn
 
 from cleanrl import dqn, dqn_jax
 from cleanrl_utils import evals, models
+from cleanrl_utils.tracking import Tracker
 from tests.conftest import TINY_DQN, scalars, weights
 
 CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
@@ -273,7 +274,7 @@ def test_a_run_leaves_models_config_and_metrics(train, vector_dqn):
     assert {path.name for path in folder.glob("*.cleanrl_model")} == {f"{name}.cleanrl_model", f"{name}-best.cleanrl_model"}
     run = json.loads((folder / "config.json").read_text())
     assert (run["status"], run["steps"], run["flags"]["hidden_units"]) == ("complete", 1500, [16])
-    assert set(run["evaluations"]) == {"agent", "best checkpoint"}
+    assert set(run["evaluations"]) == {"agent", "best evaluation"}
     logged = scalars(folder)
     assert set(logged) == {
         "charts/episodic_return", "charts/episodic_length", "charts/epsilon", "charts/SPS", "losses/td_loss",
@@ -281,7 +282,7 @@ def test_a_run_leaves_models_config_and_metrics(train, vector_dqn):
     }  # fmt: skip
     assert [step for step, _ in logged["eval/episodic_return"]] == [600, 1200, 1500]
     assert max(value for _, value in logged["eval/episodic_return"]) == np.mean(
-        run["evaluations"]["best checkpoint"]["returns"]
+        run["evaluations"]["best evaluation"]["returns"]
     )
     # CartPole pays 1 per step: returns are lengths, and with one step per reset they fill the run.
     lengths = [value for _, value in logged["charts/episodic_length"]]
@@ -326,7 +327,7 @@ def test_the_best_evaluated_weights_are_kept_beside_the_last(train, vector_dqn, 
     monkeypatch.setattr(models, "replacing", lambda path: (saved.append(path.stem), replacing(path))[1])
     folder = train(vector_dqn, *TINY_DQN, "--eval-frequency", "600", "--save-model")
     assert saved == [f"{name}-best", f"{name}-best", name]
-    assert json.loads((folder / "config.json").read_text())["evaluations"]["best checkpoint"]["returns"] == [5.0]
+    assert json.loads((folder / "config.json").read_text())["evaluations"]["best evaluation"]["returns"] == [5.0]
 
 
 @pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0"])
@@ -335,6 +336,17 @@ def test_nothing_is_lost_to_nan_on(train, vector_dqn, env_id, flags):
     flags = [*TINY_DQN, "--gamma", "0.99", "--env-id", env_id, *flags]
     logged = scalars(train(vector_dqn, *flags, "--save-model"))
     assert all(np.isfinite(value) for series in logged.values() for _, value in series)
+
+
+def test_jax_compiles_nothing_in_training(train, monkeypatch):
+    """What is compiled is compiled before the clock of SPS runs."""
+    functions, phase = (dqn_jax.update, dqn_jax.sync, dqn_jax.greedy_actions), Tracker.phase
+    sizes = []
+    monkeypatch.setattr(
+        Tracker, "phase", lambda *args: (sizes.append([f._cache_size() for f in functions]), phase(*args))[1]
+    )
+    train(dqn_jax, *TINY_DQN, "--hidden-units", "7", "--n-step", "2", "--num-envs", "2")
+    assert [f._cache_size() for f in functions] == sizes[0]
 
 
 def test_evaluation_is_greedy_over_whole_episodes(vector_dqn):

@@ -98,6 +98,9 @@ BAD_ARRAYS = {
     "flat observations": {"obs": np.zeros(50, np.float32)},
     "ends that are no flags": {"terminations": np.zeros(50)},
     "an object": {"rewards": np.array([None] * 50)},
+    "observations of another size": {"obs": np.zeros((50, 3), np.float32), "next_obs": np.zeros((50, 3), np.float32)},
+    "another number of actions": {"num_actions": np.array(3)},
+    "no number of actions": {"num_actions": np.array([2])},
 }
 
 
@@ -105,7 +108,33 @@ BAD_ARRAYS = {
 def test_a_dataset_that_does_not_fit(refused, arrays):
     data = fqi.collect(fqi.Args(n_steps=50))
     np.savez("data.npz", **data._asdict() | arrays)
-    assert "--dataset data.npz" in refused(fqi, *TINY_FQI, "--dataset", "data.npz")
+    line = refused(fqi, *TINY_FQI, "--dataset", "data.npz")
+    assert "--dataset data.npz" in line
+    assert any(f"`{name}`" in line for name in data._fields) or "allow_pickle" in line or "other actions than the 2" in line
+
+
+def header(shape: str) -> bytes:
+    """An .npy file with this shape in its header and no content."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize("shape", ["(10**30,)", f"({10**15},)", f"({10**30},)", "((", "(-5,)", "'a'"])
+def test_a_dataset_whose_arrays_lie_about_their_shape(refused, shape):
+    fqi.save_arrays(Path("whole.npz"), fqi.collect(fqi.Args(n_steps=50))._asdict())
+    with zipfile.ZipFile("whole.npz") as whole, zipfile.ZipFile("data.npz", "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, header(shape) if name == "obs.npy" else whole.read(name))
+    assert "is no file of fqi.py" in refused(fqi, *TINY_FQI, "--dataset", "data.npz")
+
+
+def test_a_dataset_that_is_encrypted(refused):
+    fqi.save_arrays(Path("data.npz"), fqi.collect(fqi.Args(n_steps=50))._asdict())
+    content = bytearray(Path("data.npz").read_bytes())
+    content[6] |= 1  # the flag of the first entry
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    Path("data.npz").write_bytes(content)
+    assert "is no file of fqi.py" in refused(fqi, *TINY_FQI, "--dataset", "data.npz")
 
 
 class Bomb:
@@ -122,7 +151,7 @@ class Bomb:
 )
 def test_a_dataset_that_is_damaged_or_holds_code(refused, content):
     Path("data.npz").write_bytes(content)
-    assert "is no dataset of fqi.py" in refused(fqi, *TINY_FQI, "--dataset", "data.npz")
+    assert "is no file of fqi.py" in refused(fqi, *TINY_FQI, "--dataset", "data.npz")
     assert not Path("hacked").exists()
 
 
@@ -149,6 +178,7 @@ def test_a_dataset_of_another_environment(refused):
 def test_a_dataset_in_a_folder_that_is_not_there(refused):
     assert "--dataset" in refused(fqi, *TINY_FQI, "--dataset", "no/such/folder/data.npz")
     assert "--dataset" in refused(fqi, *TINY_FQI, "--dataset", ".")
+    assert "--dataset" in refused(fqi, *TINY_FQI, "--dataset", "x" * 300)
 
 
 # --- The regressor ---
@@ -214,6 +244,36 @@ def test_a_saved_run_that_lacks_a_file(train, missing):
         fqi.load_run(folder)
 
 
+def damage(content: bytes) -> bytes:
+    return content[: len(content) // 2] + bytes(40) + content[len(content) // 2 + 40 :]
+
+
+@pytest.mark.parametrize("name", ["dataset.npz", "targets.npz"])
+def test_a_saved_run_that_is_damaged(train, name):
+    folder = train(fqi, *TINY_FQI, "--save-model")
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    with pytest.raises(BadInput, match="is no saved run"):
+        fqi.load_run(folder)
+
+
+@pytest.mark.parametrize("targets", [np.zeros(7), np.full(200, np.inf), np.array(1.0)])
+def test_a_saved_run_whose_targets_do_not_fit(train, targets):
+    folder = train(fqi, *TINY_FQI, "--save-model")
+    fqi.save_arrays(folder / "targets.npz", {"targets": targets})
+    with pytest.raises(BadInput, match="is no saved run"):
+        fqi.load_run(folder)
+
+
+@pytest.mark.parametrize("flags", [{"regressor_kwargs": [1]}, {"no_such_flag": 1}, {"regressor": "knnn"}])
+def test_a_saved_run_whose_flags_do_not_fit(train, flags):
+    folder = train(fqi, *TINY_FQI, "--save-model")
+    config = json.loads((folder / "config.json").read_text())
+    config["flags"] |= flags
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput):
+        fqi.load_run(folder)
+
+
 # --- Runs ---
 
 
@@ -233,7 +293,7 @@ def test_targets_that_grow_without_bounds_end_the_run_with_one_line(monkeypatch,
     with pytest.raises(SystemExit) as stopped:
         fqi.config.run(fqi.main, fqi.Args, TINY_FQI)
     assert stopped.value.code == 1
-    assert "error: targets grew without bounds by iteration 1" in capsys.readouterr().err
+    assert "error: iteration 1 cannot be fitted (Input" in capsys.readouterr().err
 
 
 def test_neighbours_learn_to_balance_better_than_chance(train):

@@ -13,6 +13,8 @@ from cleanrl import dqn, dqn_jax, fqi
 from cleanrl_utils import models
 from tests.conftest import TINY_DQN, TINY_FQI
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium on environments that are odd on purpose
+
 
 @pytest.fixture
 def learned(train):
@@ -46,6 +48,7 @@ def learned(train):
         ("Chosen", [[0.0]], [[0.0, 1.0]]),
         ("Matched", [[-1.0], [1.0]], [[1.0, -1.0], [-1.0, 1.0]]),
         ("Float64", [[-1.0], [1.0]], [[-1.0, -1.0], [1.0, 1.0]]),
+        ("InPlace", [[0.0], [1.0]], [[0.5, 0.5], [1.0, 1.0]]),
     ],
 )
 def test_learns_the_known_values(learned, agent, probe, obs, expected):
