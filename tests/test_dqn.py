@@ -116,6 +116,18 @@ def test_nothing_can_be_drawn_before_there_are_n_steps_after_a_row():
     assert (drawn == 0).all()
 
 
+def test_what_comes_after_a_cut_is_no_part_of_a_return():
+    """Row 0 is cut, row 1 resets, row 2 ends: from row 0 there is one reward, and a bootstrap from what row 1 shows."""
+    rb = dqn.ReplayBuffer(10, 1, 1, 3, 0.5)
+    for t in range(6):
+        cut, reset, ended = (np.array([t == row]) for row in (0, 1, 2))
+        rb.add(np.full((1, 1), t), np.zeros(1), np.array([10.0 + t]), ended, cut, reset)
+    batch = rb.sample(np.array([0, 2]))
+    assert batch.rewards.tolist() == [10.0, 12.0]
+    assert batch.discounts.tolist() == [0.5, 0.0]
+    assert batch.next_obs[0] == 1
+
+
 def test_a_ring_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match="too few"):
         dqn.ReplayBuffer(8, 2, 3, 3, 0.9)
@@ -190,6 +202,22 @@ def test_td_loss(vector_dqn, double_q, huber, expected):
     loss, q_value = vector_dqn.td_loss(linear(vector_dqn, ONLINE), linear(vector_dqn, TARGET), batch, double_q, huber)
     assert loss.item() == pytest.approx(expected)
     assert q_value.item() == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("double_q", [False, True])
+def test_no_gradient_flows_through_the_target(double_q):
+    batch = batch_of(dqn, [0], [1], [1.0], [1], [0.5])
+    online, target = Linear(ONLINE), Linear(TARGET)
+    dqn.td_loss(online, target, batch, double_q, huber=False)[0].backward()
+    assert target.values.grad is None
+
+    def loss(online, target):
+        batch = batch_of(dqn_jax, [0], [1], [1.0], [1], [0.5])
+        return dqn_jax.td_loss(lambda obs: obs @ online, lambda obs: obs @ target, batch, double_q, False)[0]
+
+    gradients = jax.grad(loss, argnums=(0, 1))(jnp.asarray(ONLINE), jnp.asarray(TARGET))
+    np.testing.assert_allclose(gradients[0], online.values.grad)
+    assert not gradients[1].any()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cleanrl import dqn_atari as dqn
-from tests.conftest import TINY_RUN, TINY_TEACHER
+from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER
 from tests.hub import Hub
 
 SCRIPTS = Path(dqn.__file__).parent
@@ -28,12 +29,18 @@ def hub():
 
 
 def run(
-    hub: Hub, tmp_path: Path, script: str, *flags: str, token: str = "hf_secret", offline: bool = False
+    hub: Hub,
+    tmp_path: Path,
+    script: str,
+    *flags: str,
+    token: str = "hf_secret",
+    offline: bool = False,
+    tiny: list[str] = TINY_RUN,
 ) -> subprocess.CompletedProcess:
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
     env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *TINY_RUN, *flags]
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *tiny, *flags]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
 
 
@@ -53,6 +60,18 @@ def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher(hub, tmp_path, te
     flags = [*TINY_TEACHER, "--teacher-policy-hf-repo", "me/PongNoFrameskip-v4-dqn_atari-seed1"]
     result = run(hub, tmp_path, "qdagger_dqn_atari_impalacnn", *flags)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_model_of_vectors_is_uploaded_under_a_name_that_the_hub_takes(hub, tmp_path):
+    flags = ["--env-id", "flappy_bird_gymnasium:FlappyBird-v0", "--env-kwargs", '{"use_lidar": false}']
+    flags += ["--save-model", "--upload-model", "--hf-entity", "me"]
+    result = run(hub, tmp_path, "dqn", *flags, tiny=TINY_DQN)
+    assert result.returncode == 0, result.stderr
+    files = hub.repos["me/flappy_bird_gymnasium-FlappyBird-v0-dqn-seed1"]
+    assert {"dqn.cleanrl_model", "config.json", "README.md"} <= files.keys()
+    card = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert card["model-index"][0]["results"][0]["dataset"]["name"] == "flappy_bird_gymnasium:FlappyBird-v0"
+    assert "FlappyBird" in card["tags"][0]
 
 
 def test_a_repository_with_one_model_under_another_name_is_used_also_offline(hub, tmp_path, teacher):

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import textwrap
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from cleanrl import dqn
 from cleanrl_utils import config
 from tests.conftest import TINY_DQN, TINY_FQI
 
@@ -50,15 +52,50 @@ def script(path: str) -> ModuleType:
     return module
 
 
+INSTALLATION = {
+    "python -m venv .venv && . .venv/bin/activate",
+    'pip install -c requirements/constraints.txt -e ".[fqi,flappy,plots]"',
+}
+EXPERIMENTS = {  # experiment: target_network_frequency, double_q, n_step
+    "dqn": (10, False, 1),
+    "dqn_no_target": (1, False, 1),
+    "dqn_slow_target": (250, False, 1),
+    "dqn_double": (10, True, 1),
+    "dqn_slow_double": (250, True, 1),
+    "dqn_n_step": (10, False, 3),
+}
+
+
 def commands() -> list[list[str]]:
     """Every Python command of the page, loops over seeds as their first two commands."""
     found = []
-    for _, content in blocks("bash"):
-        for line in content.splitlines():
-            loop = re.fullmatch(r"for seed in 1 2 3; do (.*); done", line)
+    for line in "".join(content for _, content in blocks("bash")).splitlines():
+        loop = re.fullmatch(r"for seed in 1 2 3; do (python .*); done", line)
+        assert loop or line.startswith("python ") or line in INSTALLATION, line
+        if line not in INSTALLATION:
             lines = [loop[1].replace("$seed", seed) for seed in "12"] if loop else [line]
-            found += [shlex.split(line)[1:] for line in lines if line.startswith("python ") and "-m venv" not in line]
+            found += [shlex.split(line)[1:] for line in lines]
     return found
+
+
+def test_experiments_have_the_flags_that_their_names_promise():
+    found = {}
+    for path, *flags in commands():
+        if path == "cleanrl/dqn.py" and not any("flappybird" in flag for flag in flags):
+            args = config.parse(dqn.Args, flags)
+            found[args.exp_name] = (args.target_network_frequency, args.double_q, args.n_step)
+    assert found == EXPERIMENTS
+
+
+def test_every_block_is_looked_at():
+    assert len(FENCE.findall(PAGE)) == PAGE.count("```") // 2
+
+
+def test_the_installation_brings_what_the_commands_need():
+    """Whatever is imported by need is one of the extras that the page installs."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    brought = " ".join(sum((extras[name] for name in ("fqi", "flappy", "plots")), []))
+    assert all(package in brought for package in ("scikit-learn", "flappy-bird-gymnasium", "matplotlib"))
 
 
 def test_every_command_runs():
@@ -92,12 +129,19 @@ def test_the_other_code_runs_as_shown(train, capsys):
     assert "+-" in capsys.readouterr().out
 
 
-def test_numbers_of_the_page_and_of_the_results_agree():
-    """Every mean +- sd that the page shows stands in the table of results."""
+def test_numbers_of_the_page_are_those_of_the_results():
+    """Rows of tables as a whole; elsewhere every mean +- sd, every percentage, every number above 100 and with decimals."""
     results = (ROOT / "docs/benchmark/vectors.md").read_text()
-    shown = re.findall(r"-?\d+\.\d+ \+- \d+\.\d+", PAGE)
-    assert shown
-    assert not [number for number in shown if number not in results]
+    text = FENCE.sub("", PAGE)
+    rows = [line.rstrip("| ") for line in text.splitlines() if "+-" in line and line.startswith("|")]
+    assert len(rows) == 3
+    assert not [row for row in rows if row not in results]
+    told = text.split("## 2.")[0] + text.split("## 3.")[1].split("## 6.")[0]
+    numbers = re.findall(r"\d+\.\d\d \+- \d+\.\d\d|\d+\.\d%|(?<![\d.])\d\d\.\d(?![\d%])|\d,\d{3}|\b[1-9]\d\d\b", told)
+    assert len(numbers) > 25
+    found = {number.replace(",", "") for number in re.findall(r"[\d.,]+%?", results)} | {"100", "500"}
+    missing = [n for n in numbers if n not in results and n.replace(",", "") not in found]
+    assert not missing
 
 
 # --- Q-learning ---
