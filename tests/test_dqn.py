@@ -23,15 +23,13 @@ from cleanrl import dqn, dqn_jax
 from cleanrl_utils import evals, models
 from cleanrl_utils.tracking import Tracker
 from tests.conftest import TINY_DQN, scalars, weights
+from tests.test_maths import ONLINE, TARGET, TD_LOSSES
 
 CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
 
-# What a linear network gives for the one-hot observations of states 0 and 1, worked by hand below.
-ONLINE, TARGET = [[1.0, 2.0], [4.0, 1.0]], [[3.0, 5.0], [0.0, 6.0]]
-
 
 class Linear(nn.Module):
-    """Q-values by state, as a network in torch."""
+    """Q-values by row for one-hot observations, as a network in torch."""
 
     def __init__(self, rows: list[list[float]]) -> None:
         super().__init__()
@@ -185,18 +183,7 @@ def test_draws_are_uniform():
 # --- The maths ---
 
 
-@pytest.mark.parametrize(
-    ("double_q", "huber", "expected"),
-    [
-        # Next state 1: the target network's best is 6, the online network's choice (action 0) is worth 0.
-        # Targets: 1 + 0.5 * 6 = 4 and 2 (terminated). Predictions: Q(0, 1) = 2 and Q(1, 0) = 4.
-        (False, False, (2.0**2 + 2.0**2) / 2),
-        (False, True, (1.5 + 1.5) / 2),
-        # Double: targets 1 + 0.5 * 0 = 1 and 2.
-        (True, False, (1.0**2 + 2.0**2) / 2),
-        (True, True, (0.5 + 1.5) / 2),
-    ],
-)
+@TD_LOSSES
 def test_td_loss(vector_dqn, double_q, huber, expected):
     batch = batch_of(vector_dqn, [0, 1], [1, 0], [1.0, 2.0], [1, 0], [0.5, 0.0])
     loss, q_value = vector_dqn.td_loss(linear(vector_dqn, ONLINE), linear(vector_dqn, TARGET), batch, double_q, huber)

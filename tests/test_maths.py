@@ -18,6 +18,19 @@ from cleanrl import dqn_atari, dqn_atari_jax
 
 # State 0: online Q (1, 2), target Q (3, 5). State 1: online Q (4, 1), target Q (0, 6).
 ONLINE, TARGET = [[1.0, 2.0], [4.0, 1.0]], [[3.0, 5.0], [0.0, 6.0]]
+TD_LOSSES = pytest.mark.parametrize(
+    ("double_q", "huber", "expected"),
+    [
+        # Next state 1: the target network's best is 6, the online network's choice (action 0) is worth 0.
+        # Targets: 1 + 0.5 * 6 = 4 and 2 (terminated). Predictions: Q(0, 1) = 2 and Q(1, 0) = 4.
+        (False, False, (2.0**2 + 2.0**2) / 2),
+        (False, True, (1.5 + 1.5) / 2),
+        # Double: targets 1 + 0.5 * 0 = 1 and 2.
+        (True, False, (1.0**2 + 2.0**2) / 2),
+        (True, True, (0.5 + 1.5) / 2),
+    ],
+)
+"""Expected losses of the two transitions in `test_td_loss`."""
 
 
 class Table(nn.Module):
@@ -75,18 +88,7 @@ def test_td_target_ignores_next_value_after_termination(dqn):
     assert target.tolist() == pytest.approx([1.0, 10.0])
 
 
-@pytest.mark.parametrize(
-    ("double_q", "huber", "expected"),
-    [
-        # Next state 1: the target network's best is 6, the online network's choice (action 0) is worth 0.
-        # Targets: 1 + 0.5 * 6 = 4 and 2 (terminated). Predictions: Q(0, 1) = 2 and Q(1, 0) = 4.
-        (False, False, (2.0**2 + 2.0**2) / 2),
-        (False, True, (1.5 + 1.5) / 2),
-        # Double: targets 1 + 0.5 * 0 = 1 and 2.
-        (True, False, (1.0**2 + 2.0**2) / 2),
-        (True, True, (0.5 + 1.5) / 2),
-    ],
-)
+@TD_LOSSES
 def test_td_loss(dqn, double_q, huber, expected):
     batch = batch_of(dqn, [0, 1], [1, 0], [1.0, 2.0], [1, 0], [0.5, 0.0])
     loss, q_value = dqn.td_loss(table(dqn, ONLINE), table(dqn, TARGET), batch, double_q, huber, bf16=False)
