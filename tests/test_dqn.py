@@ -71,8 +71,9 @@ def test_the_network_has_its_layers(vector_dqn, hidden_units):
 
 
 def test_a_model_has_the_same_q_values_in_both_frameworks():
-    obs = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
-    ours, theirs = dqn.QNetwork(4, 2, (16, 9)), dqn_jax.QNetwork(2, (16, 9))
+    # 8 inputs and 2 actions: what would pass for a picture of 2 x 2 pixels in 2 channels.
+    obs = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
+    ours, theirs = dqn.QNetwork(8, 2, (16, 9)), dqn_jax.QNetwork(2, (16, 9))
     models.save_weights(ours.state_dict(), Path("torch_model"))
     params = theirs.init(jax.random.key(0), obs)
     models.save_params(params, Path("jax_model"))
@@ -374,6 +375,13 @@ def test_evaluation_is_greedy_over_whole_episodes(vector_dqn):
     args = vector_dqn.Args(eval_episodes=3, eval_max_steps=5)
     assert vector_dqn.evaluate(lambda obs: np.zeros(len(obs), int), args).lengths == [5, 5, 5]
     assert vector_dqn.evaluate(lambda obs: np.zeros(len(obs), int), args).capped == 3
+
+
+def test_an_evaluated_return_is_that_of_one_episode(vector_dqn):
+    """Environments whose episode is over play on beside the others; CartPole pays 1 per step, so returns are lengths."""
+    result = vector_dqn.evaluate(lambda obs: np.zeros(len(obs), int), vector_dqn.Args(eval_episodes=6, eval_epsilon=1.0))
+    assert max(result.lengths) > min(result.lengths) + 5
+    assert result.returns == result.lengths
 
 
 def test_an_environment_without_an_end_is_cut_in_evaluation(train, vector_dqn):
