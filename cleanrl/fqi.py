@@ -168,12 +168,12 @@ def load_dataset(path: Path, args: Args) -> Dataset:
     env, n = vector_env(args), data.actions.size
     vectors, num_actions = (n, env.observation_space.shape[0]), int(env.action_space.n)
     env.close()
-    shapes = {"obs": vectors, "next_obs": vectors, "actions": (n,), "rewards": (n,), "terminations": (n,), "num_actions": ()}
-    kinds = {"obs": "f", "next_obs": "f", "actions": "i", "rewards": "f", "terminations": "b", "num_actions": "i"}
-    for name, shape in shapes.items():
+    layout = {"obs": (vectors, "f"), "next_obs": (vectors, "f"), "actions": ((n,), "i"), "rewards": ((n,), "f")}
+    layout |= {"terminations": ((n,), "b"), "num_actions": ((), "i")}
+    for name, (shape, kind) in layout.items():
         values = getattr(data, name)
-        if values.shape != shape or values.dtype.kind != kinds[name]:
-            raise ValueError(f"has `{name}` of shape {values.shape} and type {values.dtype}, not {shape} {kinds[name]}")
+        if values.shape != shape or values.dtype.kind != kind:
+            raise ValueError(f"has `{name}` of shape {values.shape} and type {values.dtype}, not {shape} {kind}")
         if n == 0 or not np.isfinite(values).all():
             raise ValueError(f"has no transitions, or `{name}` holds what is no finite number")
     if data.num_actions != num_actions or not (0 <= data.actions.min() <= data.actions.max() < num_actions):
