@@ -1,8 +1,4 @@
-"""The JAX scripts on a GPU; skipped where JAX has none.
-
-JAX takes three quarters of the GPU's memory at its first use: beside test_cuda.py, run it with
-XLA_PYTHON_CLIENT_PREALLOCATE=false.
-"""
+"""The JAX scripts on a GPU; skipped where JAX has none."""
 
 from __future__ import annotations
 
@@ -11,9 +7,10 @@ import numpy as np
 import pytest
 
 from cleanrl import dqn_atari_jax as dqn
+from cleanrl import dqn_jax
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger
 from cleanrl_utils import models
-from tests.conftest import TINY_RUN, TINY_TEACHER
+from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER
 from tests.replay_oracle import IN_JAX, Games
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a CUDA device that JAX sees")
@@ -36,3 +33,8 @@ def test_runs(train, teacher, flags):
     folder = train(dqn, *CUDA, *flags)
     assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn_atari_jax.cleanrl_model").values())
     train(qdagger, *CUDA, *TINY_TEACHER, *flags, "--teacher-policy-hf-repo", str(teacher))
+
+
+def test_dqn_on_vectors_runs(train):
+    folder = train(dqn_jax, *TINY_DQN, "--device", "cuda", "--save-model")
+    assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn_jax.cleanrl_model").values())
