@@ -407,7 +407,7 @@ def main(args: Args) -> Path:
             # Learn.
             if global_step >= args.learning_starts:
                 num_updates = crossed(global_step, args.num_envs, args.train_frequency)
-                for index in rb.draw(num_updates, args.batch_size, sample_rng) if num_updates else ():
+                for index in rb.draw(num_updates, args.batch_size, sample_rng):
                     batch = rb.sample(index)
                     q_state, metrics = update(q_network, optimizer, q_state, batch, args.double_q, args.huber)
                 if crossed(global_step, args.num_envs, args.target_network_frequency):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import RegressorMixin
+from sklearn.base import RegressorMixin, clone
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
@@ -99,7 +99,6 @@ def check(args: Args) -> None:
     require_vector_env(args)
     if args.capture_video:
         require_video("video", ("moviepy", "pygame"))
-    make_regressor(args)
 
 
 # --- Data ---
@@ -224,11 +223,6 @@ def make_regressor(args: Args) -> RegressorMixin:
         raise config.BadInput("--regressor", args.regressor, config.first_line(error)) from None
 
 
-def fit(args: Args, inputs: np.ndarray, targets: np.ndarray) -> RegressorMixin:
-    """A new regressor, fitted. It starts anew each time: what it holds is its inputs and targets, nothing else."""
-    return make_regressor(args).fit(inputs, targets)
-
-
 def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
     """The last regressor of a run with `--save-model`, fitted once more, and the run's flags.
 
@@ -238,7 +232,7 @@ def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
         args = Args(**json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"])
         data = load_dataset(folder / "dataset.npz", args)
         (targets,) = load_arrays(folder / "targets.npz", ["targets"])
-        return fit(args, features(data.obs, data.actions, int(data.num_actions)), targets), args
+        return make_regressor(args).fit(features(data.obs, data.actions, int(data.num_actions)), targets), args
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise config.BadInput("RUN_FOLDER", str(folder), f"is no saved run of fqi.py ({config.first_line(error)})") from None
 
@@ -254,6 +248,7 @@ def player(model: RegressorMixin, num_actions: int) -> Callable[[np.ndarray], np
 def main(args: Args) -> Path:
     """Collect, fit, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
+    regressor = make_regressor(args)  # never fitted itself: each fit is of a clone, and starts anew
     known = args.dataset is not None and os.path.exists(args.dataset)
     with working("loading" if known else "collecting"):
         try:
@@ -264,7 +259,7 @@ def main(args: Args) -> Path:
     inputs = features(data.obs, data.actions, num_actions)
     with working("fitting"):
         try:
-            model = fit(args, inputs, data.rewards)  # Q after one step: the reward
+            model = clone(regressor).fit(inputs, data.rewards)  # Q after one step: the reward
             q_values(model, data.obs[:1], num_actions)
         except (TypeError, ValueError, MemoryError) as error:  # scikit-learn looks at values of keywords only now
             what = f"{args.regressor} {args.regressor_kwargs}"
@@ -291,7 +286,7 @@ def main(args: Args) -> Path:
         for iteration in range(1, args.n_iterations + 1):
             try:
                 targets = td_targets(model, data, args.gamma)
-                model = fit(args, inputs, targets)
+                model = clone(regressor).fit(inputs, targets)
             except ValueError as error:  # as targets that have grown beyond all numbers
                 raise FloatingPointError(f"iteration {iteration} cannot be fitted ({config.first_line(error)})") from None
             tracker.advance(iteration)

@@ -35,6 +35,11 @@ def scalars(run: Path) -> dict[str, tuple[list[int], list[float]]]:
     return {tag: ([event.step for event in series], [event.value for event in series]) for tag, series in found.items()}
 
 
+def run_folders() -> list[Path]:
+    """Run folders under runs/, the one changed last at the end."""
+    return [path.parent for path in sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)]
+
+
 def moving_mean(values: list[float], width: int) -> list[float]:
     """Mean of the last `width` values, or of as many as there are, at each position."""
     return [sum(values[max(0, i - width + 1) : i + 1]) / min(i + 1, width) for i in range(len(values))]
@@ -110,10 +115,10 @@ def _scores(axis: Any, metrics: dict, scores: dict) -> None:  # noqa: ARG001 - p
 
 def main(args: Args) -> Path:
     """Draw and say where. Raises `BadInput` where there is no run or no matplotlib."""
-    runs = sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    runs = run_folders()
     if args.run is None and not runs:
         raise BadInput("RUN_FOLDER", "(none)", "there is no run under runs/ yet; name a run folder")
-    folder = runs[-1].parent if args.run is None else Path(args.run)
+    folder = runs[-1] if args.run is None else Path(args.run)
     if not (folder / "config.json").is_file():
         raise BadInput("RUN_FOLDER", str(folder), "must be a run folder, with its config.json")
     out = Path(args.out) if args.out else folder / "curve.png"

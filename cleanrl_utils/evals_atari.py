@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
@@ -48,8 +49,6 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
     The vector environment has no screen, so this is a single environment under Gymnasium's wrappers, seeded as the
     evaluation's first game; they draw their no-ops from another generator, so the game is another one.
     """
-    import gymnasium as gym  # noqa: PLC0415 - its wrappers import cv2 and moviepy, needed under --capture-video only
-
     game, sticky = game_settings(args.env_id)
     env = AtariEnv(
         game,

@@ -104,6 +104,13 @@ def agent(request: pytest.FixtureRequest) -> ModuleType:
     return request.param
 
 
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("hacked"),))
+
+
 def weights(script: ModuleType, folder: Path, suffix: str = "") -> dict[str, torch.Tensor]:
     """The model that a run of `script` saved, as a torch state_dict for either framework."""
     return models.load_weights(folder / f"{script.Args().exp_name}{suffix}.cleanrl_model")

@@ -12,7 +12,7 @@ import torch
 
 from cleanrl import dqn_atari, qdagger_dqn_atari_impalacnn
 from cleanrl.qdagger_dqn_atari_impalacnn import ImpalaCNN, NatureCNN
-from tests.conftest import TINY_RUN, TINY_TEACHER
+from tests.conftest import TINY_RUN, TINY_TEACHER, Bomb
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,6 @@ def test_a_flax_teacher_whose_layer_is_empty(refused_teacher, tmp_path):
 def test_a_teacher_that_is_cut_short(refused_teacher, tmp_path, teacher):
     content = (teacher / "dqn_atari.cleanrl_model").read_bytes()
     assert "cannot be read" in refused_teacher(folder_with(tmp_path, content[: len(content) // 2]))
-
-
-class Bomb:
-    """Writes a file when it is unpickled."""
-
-    def __reduce__(self):
-        return (Path.touch, (Path("hacked"),))
 
 
 def test_a_teacher_that_holds_code_is_refused_and_not_run(refused_teacher, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from cleanrl import fqi
 from cleanrl_utils.config import BadInput
-from tests.conftest import TINY_FQI, scalars
+from tests.conftest import TINY_FQI, Bomb, scalars
 
 
 class Sum:
@@ -135,13 +135,6 @@ def test_a_dataset_that_is_encrypted(refused):
     content[content.index(b"PK\x01\x02") + 8] |= 1
     Path("data.npz").write_bytes(content)
     assert "is no file of fqi.py" in refused(fqi, *TINY_FQI, "--dataset", "data.npz")
-
-
-class Bomb:
-    """Writes a file when it is unpickled."""
-
-    def __reduce__(self):
-        return (Path.touch, (Path("hacked"),))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cleanrl_utils import config
-from cleanrl_utils.curves import scalars
+from cleanrl_utils.curves import run_folders, scalars
 
 COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")
 
@@ -45,10 +45,10 @@ class Args:
 def find_runs(env_id: str, experiment: str) -> list[Path]:
     """Run folders of an experiment, the latest of each seed."""
     latest = {}
-    for path in sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime):
-        flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    for folder in run_folders():
+        flags = json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"]
         if (flags["env_id"], flags["exp_name"]) == (env_id, experiment):
-            latest[flags["seed"]] = path.parent
+            latest[flags["seed"]] = folder
     return [latest[seed] for seed in sorted(latest)]
 
 
