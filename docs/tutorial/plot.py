@@ -76,7 +76,7 @@ def main(args: Args) -> None:
         axis.axhline(args.line, color="#888888", linestyle="--", label=args.line_label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel=args.xlabel, ylabel=args.ylabel, yscale="log" if args.log else "linear")
-    axis.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(args.out, dpi=110)
     plt.close(figure)
     config.notice(f"picture: {args.out}")
