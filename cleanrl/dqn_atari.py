@@ -370,18 +370,29 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 
 
 def make_update(
-    loss_fn: Callable[[Batch], tuple[Tensor, ...]], optimizer: torch.optim.Optimizer, rb: ReplayBuffer, device: torch.device
+    loss_fn: Callable[[Batch], tuple[Tensor, ...]],
+    optimizer: torch.optim.Optimizer,
+    rb: ReplayBuffer,
+    batch_size: int,
+    device: torch.device,
+    compiled: bool,
 ) -> Callable[[Tensor], Tensor]:
-    """A function from indices (B,) to metrics: sample, loss, gradient, step.
+    """A function from indices (batch_size,) to metrics: sample, loss, gradient, step. Warmed up, and compiled if asked.
 
     It never waits for the device, unless a buffer in host memory has to be copied there.
     The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
     """
     finite = torch.ones((), device=device)
 
+    def sampled_loss(index: Tensor) -> tuple[Tensor, ...]:
+        return loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))
+
+    if compiled:
+        sampled_loss = torch.compile(sampled_loss, dynamic=False)
+    sampled_loss(torch.zeros(batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
+
     def update(index: Tensor) -> Tensor:
-        batch = Batch(*(values.to(device) for values in rb.sample(index)))
-        loss, *others = loss_fn(batch)
+        loss, *others = sampled_loss(index)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -487,18 +498,16 @@ def main(args: Args) -> Path:
     )
     rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
 
-    # What is compiled, and warmed up so that compilation does not count in SPS.
+    # What is compiled, here and in `make_update`, and warmed up so that compilation does not count in SPS.
     def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
         return td_loss(q_network, target_network, batch, args.double_q, args.huber, bf16)
 
     act = functools.partial(greedy_actions, q_network)
     if compiled:
-        loss_fn, act = torch.compile(loss_fn, dynamic=False), torch.compile(act, dynamic=False)
+        act = torch.compile(act, dynamic=False)
     with working("compiling" if compiled else "warming up"):
         act(torch.as_tensor(next_obs, device=device))
-        blank = rb.sample(torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device))
-        loss_fn(Batch(*(values.to(device) for values in blank)))[0].backward()
-    update = make_update(loss_fn, optimizer, rb, device)
+        update = make_update(loss_fn, optimizer, rb, args.batch_size, device, compiled)
     if args.cuda_graph:
         update = cuda_graph(update, args.batch_size, functools.partial(learner_state, q_network, optimizer))
 
@@ -517,6 +526,7 @@ def main(args: Args) -> Path:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best, steps_done, metrics, names = -float("inf"), 0, None, ("losses/td_loss", "losses/q_values")
 
+        @tracker.paused()
         def evaluate_network(step: int) -> Evaluation:
             nonlocal best
             policy = player(q_network, device)

@@ -377,6 +377,7 @@ def main(args: Args) -> Path:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best, steps_done, metrics, names = None, 0, None, ("losses/td_loss", "losses/q_values")
 
+        @tracker.paused()
         def evaluate_network(step: int) -> Evaluation:
             nonlocal best
             policy = player(q_network, q_state.params)

@@ -59,7 +59,7 @@ class Args:
     buffer_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where the replay buffer lives; auto: with the networks"""
     compile: bool = True
-    """compile update and act with torch.compile, where a compiler exists"""
+    """compile update and act with torch.compile, where a compiler exists; no IMPALA network on a CPU, where it is slower"""
     cuda_graph: bool = False
     """replay each update as one CUDA graph (CUDA only)"""
     bf16: bool = False
@@ -515,18 +515,29 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 
 
 def make_update(
-    loss_fn: Callable[[Batch], tuple[Tensor, ...]], optimizer: torch.optim.Optimizer, rb: ReplayBuffer, device: torch.device
+    loss_fn: Callable[[Batch], tuple[Tensor, ...]],
+    optimizer: torch.optim.Optimizer,
+    rb: ReplayBuffer,
+    batch_size: int,
+    device: torch.device,
+    compiled: bool,
 ) -> Callable[[Tensor], Tensor]:
-    """A function from indices (B,) to metrics: sample, loss, gradient, step.
+    """A function from indices (batch_size,) to metrics: sample, loss, gradient, step. Warmed up, and compiled if asked.
 
     It never waits for the device, unless a buffer in host memory has to be copied there.
     The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
     """
     finite = torch.ones((), device=device)
 
+    def sampled_loss(index: Tensor) -> tuple[Tensor, ...]:
+        return loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))
+
+    if compiled:
+        sampled_loss = torch.compile(sampled_loss, dynamic=False)
+    sampled_loss(torch.zeros(batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
+
     def update(index: Tensor) -> Tensor:
-        batch = Batch(*(values.to(device) for values in rb.sample(index)))
-        loss, *others = loss_fn(batch)
+        loss, *others = sampled_loss(index)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -608,10 +619,11 @@ class Learner(NamedTuple):
     coefficient: Tensor
     learning_rate: Tensor
     device: torch.device
+    compiled: bool
 
     def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
         """The update on batches from `rb`, as a CUDA graph if asked."""
-        update = make_update(self.loss_fn, self.optimizer, rb, self.device)
+        update = make_update(self.loss_fn, self.optimizer, rb, args.batch_size, self.device, self.compiled)
         if not args.cuda_graph:
             return update
         return cuda_graph(update, args.batch_size, functools.partial(learner_state, self.q_network, self.optimizer))
@@ -766,7 +778,9 @@ def main(args: Args) -> Path:
         result = f"plays no better than random ({scores['teacher']} against {scores['random']})"
         raise config.BadInput("--teacher-policy-hf-repo", source, result)
 
-    bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
+    # On a CPU torch.compile slows an IMPALA network down: docs/log.md.
+    slower = device.type == "cpu" and args.student != "nature"
+    bf16, compiled = use_bf16(args, device), args.compile and not slower and can_compile(device)
     for field in ("teacher_steps", "buffer_size"):
         setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 
@@ -784,19 +798,17 @@ def main(args: Args) -> Path:
 
     rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
 
-    # What is compiled, and warmed up so that compilation does not count in SPS.
+    # What is compiled, here and in `make_update`, and warmed up so that compilation does not count in SPS.
     def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
         return qdagger_loss(q_network, target_network, teacher_network, batch, coefficient, args, bf16)
 
     act, teacher_act = functools.partial(greedy_actions, q_network), functools.partial(greedy_actions, teacher_network)
     if compiled:
-        loss_fn, act, teacher_act = (torch.compile(function, dynamic=False) for function in (loss_fn, act, teacher_act))
+        act, teacher_act = (torch.compile(function, dynamic=False) for function in (act, teacher_act))
     with working("compiling" if compiled else "warming up"):
         for function in (act, teacher_act):
             function(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
-        blank = rb.sample(torch.zeros(args.batch_size, dtype=torch.int64, device=buffer_device))
-        loss_fn(Batch(*(values.to(device) for values in blank)))[0].backward()
-    learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, learning_rate, device)
+    learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, learning_rate, device, compiled)
     student_player = player(q_network, device)
 
     about = {"device": device.type, "compiled": compiled, "bf16": bf16, "teacher": models.public_name(source)}
@@ -804,6 +816,7 @@ def main(args: Args) -> Path:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best = -float("inf")
 
+        @tracker.paused()
         def evaluate_student(step: int, metric: str, film: str) -> Evaluation:
             result = evaluate_policy(student_player, episodes=args.eval_episodes, epsilon=args.eval_epsilon)
             tracker.scalars({metric: result.mean}, step)

@@ -813,6 +813,7 @@ def main(args: Args) -> Path:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best = -float("inf")
 
+        @tracker.paused()
         def evaluate_student(step: int, metric: str, film: str) -> Evaluation:
             student_player = player(act, learner.q_state.params)
             result = evaluate_policy(student_player, episodes=args.eval_episodes, epsilon=args.eval_epsilon)

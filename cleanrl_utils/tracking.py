@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ class Tracker:
             disable=folder is None,
         )
         self.task = None
+        self.phase_started, self.done, self.latest = time.perf_counter(), 0, ""
         self.bar.start()
 
     def phase(self, name: str, total: int, unit: str = "steps") -> None:
@@ -104,8 +106,17 @@ class Tracker:
                 self.task, completed=done, rate=f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", latest=self.latest
             )
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock of `rate`: for evaluations and films."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phase_started += time.perf_counter() - started
+
     def rate(self) -> float:
-        """Steps per second of this phase so far."""
+        """Steps per second of this phase so far, without the time when the clock was stopped."""
         return self.done / max(time.perf_counter() - self.phase_started, 1e-9)
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:

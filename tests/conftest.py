@@ -128,8 +128,8 @@ def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Cal
     if hasattr(script, "make_update"):
         make_update = script.make_update
 
-        def watched_update(loss_fn, optimizer, rb, device):
-            update = make_update(loss_fn, optimizer, rb, device)
+        def watched_update(loss_fn, optimizer, rb, *settings):
+            update = make_update(loss_fn, optimizer, rb, *settings)
             return lambda index: (seen.append(look(rb)), update(index))[1]
 
         monkeypatch.setattr(script, "make_update", watched_update)

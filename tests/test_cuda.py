@@ -39,7 +39,7 @@ def updater(graph: bool):
     q_network, target_network = dqn.NatureCNN(6).cuda(), dqn.NatureCNN(6).cuda()
     optimizer = torch.optim.Adam(q_network.parameters(), lr=1e-3, fused=True, capturable=True)
     loss_fn = lambda batch: dqn.td_loss(q_network, target_network, batch, True, True, False)  # noqa: E731
-    update = dqn.make_update(loss_fn, optimizer, filled(device), device)
+    update = dqn.make_update(loss_fn, optimizer, filled(device), 32, device, compiled=False)
     if graph:
         update = dqn.cuda_graph(update, 32, functools.partial(dqn.learner_state, q_network, optimizer))
     return q_network, update

@@ -86,6 +86,35 @@ def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, dqn, mon
     assert len([sync for sync in syncs if sync]) == num_syncs, "and those without an update before them are the warm-up's"
 
 
+class InTurn:
+    """Environments that step before `send` returns, so that nothing is learned while they do."""
+
+    def __init__(self, envs):
+        self.envs = envs
+
+    def __getattr__(self, name):
+        return getattr(self.envs, name)
+
+    def send(self, actions):
+        self.envs.send(actions)
+        self.received = self.envs.recv()
+
+    def recv(self):
+        return self.received
+
+
+def test_learning_while_the_environments_step_changes_nothing(train, dqn, monkeypatch):
+    overlapped = weights(dqn, train(dqn, *TINY_RUN, "--save-model"))
+    make_envs = dqn.make_envs
+
+    def make_in_turn(*arguments, **keywords):
+        envs, *start = make_envs(*arguments, **keywords)
+        return InTurn(envs), *start
+
+    monkeypatch.setattr(dqn, "make_envs", make_in_turn)
+    assert all(equal(overlapped, weights(dqn, train(dqn, *TINY_RUN, "--save-model"))))
+
+
 def initial_weights(script: ModuleType, seed: int) -> dict[str, torch.Tensor]:
     """What a run begins with."""
     if script is dqn_atari:

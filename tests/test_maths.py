@@ -200,7 +200,7 @@ def test_update_remembers_a_loss_that_was_not_finite(cpu):
     rb = dqn_atari.ReplayBuffer(100, 1, 1, 0.99, cpu)
     scale = torch.tensor(1.0)
     loss_fn = lambda batch: (network(batch.obs).sum() * scale, scale)  # noqa: E731
-    update = dqn_atari.make_update(loss_fn, torch.optim.SGD(network.parameters(), lr=0.0), rb, cpu)
+    update = dqn_atari.make_update(loss_fn, torch.optim.SGD(network.parameters(), lr=0.0), rb, 2, cpu, compiled=False)
     index = torch.zeros(2, dtype=torch.int64)
     assert update(index)[-1] == 1
     scale.fill_(float("inf"))

@@ -259,8 +259,15 @@ def test_toy_sizes_run(train, qdagger, capsys):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = [*TINY, "--save-model", "--total-timesteps", "32"]
-    plain, compiled = (weights(in_torch, train(in_torch, *flags, flag)) for flag in ("--no-compile", "--compile"))
+    folders = [train(in_torch, *flags, flag) for flag in ("--no-compile", "--compile")]
+    assert [json.loads((folder / "config.json").read_text())["protocol"]["compiled"] for folder in folders] == [False, True]
+    plain, compiled = (weights(in_torch, folder) for folder in folders)
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-4) for key in plain)
+
+
+def test_an_impala_network_is_not_compiled_on_a_cpu(train):
+    folder = train(in_torch, *TINY, "--student", "impala256", "--compile")
+    assert json.loads((folder / "config.json").read_text())["protocol"]["compiled"] is False
 
 
 def test_default_buffers_take_at_most_8_5_gigabytes_at_a_time(qdagger):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cleanrl import dqn_atari as dqn
-from cleanrl_utils import curves
+from cleanrl_utils import curves, tracking
 from cleanrl_utils.config import BadInput
 from cleanrl_utils.evals import Evaluation
 from cleanrl_utils.tracking import Tracker, start_run
@@ -26,6 +26,24 @@ def test_two_runs_in_the_same_second_have_two_folders():
             folders.append(tracker.folder)
     assert folders[0] != folders[1]
     assert all(folder.name.startswith("ALE-Pong-v5__dqn_atari__3__") for folder in folders)
+
+
+def test_the_rate_leaves_out_what_ran_while_the_clock_stood_still(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(tracking.time, "perf_counter", lambda: now)
+    tracker = Tracker()
+    tracker.phase("training", 1000)
+
+    @tracker.paused()
+    def evaluate():
+        nonlocal now
+        now += 50
+
+    now += 4
+    evaluate()
+    now += 6
+    tracker.advance(200)
+    assert tracker.rate() == 20
 
 
 def test_metrics_reach_the_event_file_with_their_steps():
