@@ -1,0 +1,100 @@
+"""Memory and processor time of a run as it goes on: does ten times the steps cost ten times as much, does memory grow?
+
+    python benchmark/growth.py docs/benchmark/growth cleanrl/dqn_atari.py --total-timesteps 1000000
+
+Runs the script with its flags and looks at it from outside, every five seconds, through Linux's /proc. Processor time is
+compared and not the clock's: other work on the machine does not count. Writes a picture and JSON. Needs the extra `plots`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cleanrl_utils import config
+from cleanrl_utils.tracking import commit, hardware, versions
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+SECONDS_BETWEEN_LOOKS = 5
+
+
+def look(pid: int) -> tuple[float, float, float] | None:
+    """Time now, processor seconds of a process so far and its memory in gigabytes; None when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()  # the name before may hold anything
+    except OSError:
+        return None
+    ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])  # utime, stime, rss: proc(5)
+    if pages == 0:
+        return None
+    return time.time(), ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def watch(command: list[str]) -> tuple[np.ndarray, float]:
+    """Run a command: what was seen of it, (looks, 3), and its peak memory in gigabytes."""
+    seen = []
+    with subprocess.Popen([sys.executable, *command]) as process:
+        while (now := look(process.pid)) is not None:
+            seen.append(now)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[0]} failed with status {process.returncode}")
+    return np.array(seen), usage.ru_maxrss / 1e6
+
+
+def main() -> None:
+    """Run, watch, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="files to write, without their endings .json and .png")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="a training script and its flags")
+    arguments = parser.parse_args()
+    before = set(Path("runs").glob("*"))
+    seen, peak = watch(arguments.command)
+    (run,) = set(Path("runs").glob("*")) - before
+
+    logged = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload().Scalars("charts/SPS")
+    steps, clock = (np.array([getattr(event, name) for event in logged]) for name in ("step", "wall_time"))
+    cpu_seconds = np.interp(clock, seen[:, 0], seen[:, 1])
+    marks = [steps[-1] // 10, steps[-1] // 2, steps[-1]]
+    minutes = (seen[:, 0] - seen[0, 0]) / 60
+    result = {
+        "command": arguments.command,
+        "commit": commit(),
+        "hardware": hardware(),
+        "versions": versions(),
+        "peak_gigabytes": peak,
+        "cpu_seconds_by_steps": {int(mark): float(np.interp(mark, steps, cpu_seconds)) for mark in marks},
+        "gigabytes_by_minutes": {
+            round(float(minute), 1): float(size) for minute, size in zip(minutes, seen[:, 2], strict=True)
+        },
+    }
+    config.write_json(arguments.out.with_name(f"{arguments.out.name}.json"), result)
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    left.plot(minutes, seen[:, 2])
+    left.set_xlabel("minutes")
+    left.set_ylabel("memory of the process in GB")
+    right.plot(steps, cpu_seconds)
+    right.set_xlabel("steps")
+    right.set_ylabel("processor seconds")
+    for axis in (left, right):
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.savefig(arguments.out.with_name(f"{arguments.out.name}.png"), dpi=120)
+    print(f"peak {peak:.2f} GB; processor seconds by steps: {result['cpu_seconds_by_steps']}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The benchmark of speed runs, and what it says adds up. Nothing here asserts a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from multiprocessing import Pipe
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARK = Path(__file__).parents[1] / "benchmark"
+
+
+@pytest.fixture(autouse=True)
+def _benchmark_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+
+
+@pytest.fixture
+def speed():
+    return pytest.importorskip("speed")
+
+
+def test_a_script_and_a_peer_are_measured_in_turn(speed, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "help_times", lambda _: {"dqn_atari.py": 1.0})
+    monkeypatch.setattr(speed, "ceilings", lambda _: {"product, float32": 100.0, "convolution, float32": 200.0})
+    speed.main(
+        speed.Args(only=("plain loop", "dqn_atari_jax.py"), batch_size=2, rounds=2, window=0.1, device="cpu", out="out")
+    )
+    result = json.loads(Path("out.json").read_text())
+    assert [(one["group"], one["name"]) for one in result["turns"]] == [
+        ("DQN, steps/s", "plain loop"), ("DQN, steps/s", "dqn_atari_jax.py")
+    ]  # fmt: skip
+    for one in result["turns"]:
+        assert [turn["rate"] for turn in one["turns"]] == [turn["count"] / turn["seconds"] for turn in one["turns"]]
+        assert all(turn["count"] > 0 and turn["memory"] > 0.05 for turn in one["turns"])
+    plain, ours = (one["turns"] for one in result["turns"])
+    assert all(turn["count"] % 8 == 0 for turn in ours), "whole vector steps"
+    assert all(0.5 < sum(turn["stages"].values()) / turn["seconds"] <= 1.001 for turn in ours), "the stages are the whole"
+    (shares,) = result["stages"].values()
+    assert sum(shares.values()) == pytest.approx(1)
+
+    ratios = [a["rate"] / b["rate"] for a, b in zip(ours, plain, strict=True)]
+    told = capsys.readouterr().out
+    assert f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" in told
+    assert told == Path("out.md").read_text()
+    assert Path("out.png").stat().st_size > 1000
+
+
+def test_the_work_of_an_update_is_counted(speed):
+    """Of the Nature CNN, by hand: multiply-adds of each layer, forward in two networks, backward to inputs and kernels."""
+    layers = [20 * 20 * 32 * 4 * 64, 9 * 9 * 64 * 32 * 16, 7 * 7 * 64 * 64 * 9, 3136 * 512, 512 * 6]
+    passes = 4 * sum(layers) - layers[0]  # the first layer has no gradient of its input
+    cost = speed.update_cost("dqn_atari", batch_size=32)
+    assert cost["GFLOP"] == pytest.approx(2e-9 * 32 * passes, rel=0.01)
+    num_weights = 4 * 64 * 32 + 32 + 32 * 16 * 64 + 64 + 64 * 9 * 64 + 64 + 3136 * 512 + 512 + 512 * 6 + 6
+    assert cost["GB"] == pytest.approx((44 * num_weights + 32 * 5 * 7056) / 1e9)
+
+
+def test_a_gate_opens_for_a_turn_and_counts_what_is_done_in_it():
+    from gated import Gate
+
+    ours, theirs = Pipe()
+    gate, done = Gate(theirs, warm_up=10), []
+
+    def loop():
+        with pytest.raises(SystemExit):  # when the other end is closed
+            while True:
+                done.append(4)
+                gate.mark("store")
+                gate.step(4)
+
+    import torch  # noqa: F401 - a gate waits for the framework of its process
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    ours.send(0.0)
+    turn = ours.recv()
+    assert sum(done) == 12 + 4, "the warm-up's are not counted"
+    assert turn.count == 4
+    assert set(turn.stages) == {"store"}
+    ours.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_growth_sees_processor_time_and_memory_of_a_process():
+    growth = pytest.importorskip("growth")
+    before, held = growth.look(os.getpid()), np.ones(40_000_000, np.uint8)
+    after = growth.look(os.getpid())
+    assert after[1] >= before[1]
+    assert after[2] - before[2] == pytest.approx(held.nbytes / 1e9, abs=0.01)
+    assert growth.look(2**22 + 1) is None, "no such process"
