@@ -433,7 +433,8 @@ class ReplayBuffer:
         position = torch.arange(4, device=frames.device)
         stack = frames[torch.arange(len(frames), device=frames.device)[:, None], start + position]
         stack = stack * (3 - position <= ages)[:, :, None]
-        return stack.view(torch.uint8).view(-1, 4, 84, 84)
+        # Channels last, as convolutions want them: transposed here, where a pixel is one byte.
+        return stack.view(torch.uint8).view(-1, 4, 84, 84).contiguous(memory_format=torch.channels_last)
 
 
 # --- The maths ---
