@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import resource
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from cleanrl_utils.tracking import Tracker
+from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.tracking import TensorBoard, Tracker
 
 SCRIPTS = Path(__file__).parents[1] / "cleanrl"
 ENDLESS = 10**8
@@ -35,6 +37,8 @@ class Candidate:
     flags: dict[str, Any] = field(default_factory=dict)
     overlap: bool = True
     """learn while the environments step; else after they have"""
+    num_envs: int = 1
+    """games side by side, of a peer"""
 
 
 @dataclass
@@ -75,11 +79,12 @@ class Gate:
     def step(self, count: int) -> None:
         """`count` more is done; returns when the loop may go on."""
         self.count += count
-        if self.wanted is None and self.count < 0:  # warming up
+        if self.count < 0:  # warming up
             return
         if self.wanted is not None and time.perf_counter() - self.started < self.wanted:
             return
         synchronize()
+        self.mark("synchronize")
         if self.wanted is not None:
             self.connection.send(self.turn())
         try:
@@ -93,7 +98,8 @@ class Gate:
     def turn(self) -> Turn:
         """What was done since the turn began."""
         seconds, cpu_seconds = time.perf_counter() - self.started, time.process_time() - self.cpu_started
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+        unit = 1 if sys.platform == "darwin" else 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
         return Turn(self.count, seconds, self.stages, cpu_seconds, memory, device_memory())
 
 
@@ -114,11 +120,12 @@ def device_memory() -> float:
 
 
 class GatedTracker(Tracker):
-    """Reports nowhere; hands the progress of one phase to the gate."""
+    """Logs to a temporary folder; hands the progress of one phase to the gate."""
 
     def __init__(self, gate: Gate, phase: str) -> None:
-        super().__init__()
-        self.gate, self.gated_phase, self.folder = gate, phase, Path(tempfile.gettempdir())
+        folder = Path(tempfile.mkdtemp(prefix="speed-"))
+        super().__init__(sinks=[TensorBoard(folder)])  # no folder: no progress bar on the screen
+        self.gate, self.gated_phase, self.folder = gate, phase, folder
 
     def phase(self, name: str, total: int, unit: str = "steps") -> None:
         """Begin a phase."""
@@ -127,6 +134,7 @@ class GatedTracker(Tracker):
 
     def advance(self, done: int) -> None:
         """Tell the gate what was done since the last call."""
+        super().advance(done)
         if self.name == self.gated_phase:
             self.gate.mark("store")
             self.gate.step(done - self.before)
@@ -161,7 +169,9 @@ class GatedEnvs:
 def work(connection: Connection, candidate: Candidate, args: Any) -> None:
     """The process of a candidate."""
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the GPU's memory is shared with the other candidates
-    candidate.run(Gate(connection, warm_up=20 if candidate.phase == "offline training" else 1500), candidate, args)
+    candidate.run(
+        Gate(connection, warm_up=1500 if candidate.phase in ("training", "online training") else 20), candidate, args
+    )
 
 
 def load(name: str) -> ModuleType:
@@ -195,26 +205,31 @@ def run_script(gate: Gate, candidate: Candidate, args: Any) -> None:
     module.main(script_args(module, candidate, args))
 
 
-def run_stable_baselines3(gate: Gate, candidate: Candidate, args: Any) -> None:  # noqa: ARG001
-    """Train with Stable-Baselines3's DQN, as its zoo does on Atari: one game behind its wrappers."""
+def run_stable_baselines3(gate: Gate, candidate: Candidate, args: Any) -> None:
+    """Train with Stable-Baselines3's DQN, as its zoo does on Atari: games behind its wrappers, one after the other."""
     from stable_baselines3 import DQN  # noqa: PLC0415 - each process loads its own framework
     from stable_baselines3.common.env_util import make_atari_env  # noqa: PLC0415
     from stable_baselines3.common.vec_env import VecFrameStack  # noqa: PLC0415
 
+    num_envs = candidate.num_envs
+    envs = make_atari_env(args.env_id, n_envs=num_envs, seed=1, env_kwargs={"frameskip": 1})  # its wrapper skips
     agent = DQN(
         "CnnPolicy",
-        VecFrameStack(make_atari_env(args.env_id, n_envs=1, seed=1), 4),
+        VecFrameStack(envs, 4),
         learning_rate=1e-4,
         buffer_size=args.buffer_size,
         learning_starts=1000,
         batch_size=args.batch_size,
-        train_freq=args.train_frequency,
+        train_freq=max(args.train_frequency // num_envs, 1),  # in vector steps
+        gradient_steps=max(num_envs // args.train_frequency, 1),
         target_update_interval=1000,
         exploration_initial_eps=0.01,
         exploration_final_eps=0.01,
         device=args.device,
     )
-    agent.learn(ENDLESS, callback=lambda *_: gate.step(1) is None)
+    for stacks in (agent.replay_buffer.observations, agent.replay_buffer.next_observations):
+        stacks.fill(0)  # takes its memory at once, as our buffers do
+    agent.learn(ENDLESS, callback=lambda *_: gate.step(num_envs) is None)
 
 
 def run_plain_loop(gate: Gate, candidate: Candidate, args: Any) -> None:
@@ -229,7 +244,7 @@ def run_plain_loop(gate: Gate, candidate: Candidate, args: Any) -> None:
     num_actions = int(env.action_space.n)
     q_network, target_network = (module.NatureCNN(num_actions).to(device) for _ in range(2))
     optimizer = torch.optim.Adam(q_network.parameters(), lr=1e-4)
-    stacks = np.zeros((2, args.buffer_size, 4, 84, 84), np.uint8)  # observations, next observations
+    stacks = np.full((2, args.buffer_size, 4, 84, 84), 0, np.uint8)  # observations, next observations; takes its memory
     actions, rewards, discounts = (np.zeros(args.buffer_size, dtype) for dtype in (np.int64, np.float32, np.float32))
     rng = np.random.default_rng(1)
     obs, _ = env.reset(seed=1)
@@ -255,22 +270,71 @@ def run_plain_loop(gate: Gate, candidate: Candidate, args: Any) -> None:
         gate.step(1)
 
 
-def run_sample(gate: Gate, candidate: Candidate, args: Any) -> None:
-    """Draw and gather batches of a full replay buffer."""
-    module, num_envs, rng = load(candidate.script), 100, np.random.default_rng(1)
-    flags = script_args(module, candidate, args)
+def filled_buffer(module: ModuleType, flags: Any, rng: np.random.Generator) -> Any:
+    """A full replay buffer of noise, on the device that the flags name."""
     _, device = module.choose_devices(flags)
-    rb = module.ReplayBuffer(flags.buffer_size, num_envs, 1, 0.99, device)
-    on_jax, none = candidate.script.endswith("_jax"), np.zeros(num_envs, bool)
-    to_device = module.jax.device_put if on_jax else module.torch.as_tensor
-    for _ in range(rb.num_rows):
-        obs = rng.integers(256, size=(num_envs, 4, 84, 84), dtype=np.uint8)
-        rb.add(to_device(obs, device=device), np.zeros(num_envs, np.int64), np.zeros(num_envs), none, none, none)
+    rb, none = module.ReplayBuffer(flags.buffer_size, flags.num_envs, 1, 0.99, device), np.zeros(flags.num_envs, bool)
+    to_device = module.torch.as_tensor if hasattr(module, "torch") else module.jax.device_put
+    noise = [rng.integers(256, size=(flags.num_envs, 4, 84, 84), dtype=np.uint8) for _ in range(100)]
+    for row in range(rb.num_rows):
+        obs = to_device(noise[row % len(noise)], device=device)
+        rb.add(obs, np.zeros(flags.num_envs, np.int64), np.zeros(flags.num_envs), none, none, none)
+    return rb
+
+
+def run_sample(gate: Gate, candidate: Candidate, args: Any) -> None:
+    """Draw and gather batches of a full replay buffer, compiled as in the script."""
+    module, rng = load(candidate.script), np.random.default_rng(1)
+    flags = script_args(module, candidate, args)
+    rb = filled_buffer(module, flags, rng)
+    if hasattr(module, "torch"):
+        compiled = module.torch.compile(rb.sample, dynamic=False)
+        sample = lambda index: compiled(module.to_device(index, rb.frames.device))  # noqa: E731
+    else:
+        sample = rb.sample
     while True:
-        (index,) = rb.draw(1, flags.batch_size, rng)
-        batch = rb.sample(index if on_jax else module.to_device(index, device))
-        if on_jax:
-            module.jax.block_until_ready(batch)
-        elif device.type == "cuda":
-            module.torch.cuda.synchronize()
+        batch = sample(rb.draw(1, flags.batch_size, rng)[0])
+        synchronize_batch(batch)
+        gate.step(1)
+
+
+def synchronize_batch(batch: Any) -> None:
+    """Wait for one batch."""
+    if "jax" in sys.modules:
+        sys.modules["jax"].block_until_ready(batch)
+    else:
+        synchronize()
+
+
+def run_update(gate: Gate, candidate: Candidate, args: Any) -> None:
+    """Draw and update on a full replay buffer, without environments: DQN's update by itself, made as `main` makes it."""
+    module, rng = load(candidate.script), np.random.default_rng(1)
+    flags = script_args(module, candidate, args)
+    keep_freed_memory()
+    rb = filled_buffer(module, flags, rng)
+    device, _ = module.choose_devices(flags)
+    if hasattr(module, "torch"):
+        torch, layout = module.torch, module.torch.channels_last
+        q_network, target_network = (module.NatureCNN(6).to(device, memory_format=layout) for _ in range(2))
+        rate, on_cuda = torch.tensor(1e-4, device=device), device.type == "cuda"
+        optimizer = torch.optim.Adam(q_network.parameters(), lr=rate, fused=True, capturable=on_cuda)
+        loss_fn = lambda batch: module.td_loss(q_network, target_network, batch, False, False, flags.bf16)  # noqa: E731
+        update = module.make_update(loss_fn, optimizer, rb, flags.batch_size, device, compiled=True)
+        if flags.cuda_graph:
+            state = functools.partial(module.learner_state, q_network, optimizer)
+            update = module.cuda_graph(update, flags.batch_size, state)
+        while True:
+            update(module.to_device(rb.draw(1, flags.batch_size, rng), device)[0])
+            gate.step(1)
+    jax, network, optimizer = module.jax, module.NatureCNN(6), module.optax.scale_by_adam()
+    params = network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
+    state = (params, jax.tree.map(module.jnp.copy, params), optimizer.init(params), module.jnp.ones(()))
+    q_state = jax.device_put(module.QState(*state), device)
+
+    def jax_loss_fn(params: Any, target_params: Any, batch: Any) -> Any:
+        return module.td_loss(network.bind(params), network.bind(target_params), batch, False, False, flags.bf16)
+
+    learn = module.make_learn(jax_loss_fn, optimizer, scan=device.platform != "cpu")
+    while True:
+        q_state, _ = learn(q_state, rb, rb.draw(1, flags.batch_size, rng), 1e-4)
         gate.step(1)

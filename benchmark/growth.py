@@ -1,9 +1,11 @@
-"""Memory and processor time of a run as it goes on: does ten times the steps cost ten times as much, does memory grow?
+r"""Memory and processor time of a run as it goes on: does ten times the steps cost ten times as much, does memory grow?
 
-    python benchmark/growth.py docs/benchmark/growth cleanrl/dqn_atari.py --total-timesteps 1000000
+    python benchmark/growth.py docs/benchmark/growth cleanrl/dqn_atari.py --total-timesteps 1000000 --buffer-size 100000 \
+        --learning-starts 10000
 
 Runs the script with its flags and looks at it from outside, every five seconds, through Linux's /proc. Processor time is
-compared and not the clock's: other work on the machine does not count. Writes a picture and JSON. Needs the extra `plots`.
+compared and not the clock's, which other work on the machine would move more. The buffer should be full, and learning
+have begun, early in the run. Writes a picture and JSON. Needs the extra `plots`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cleanrl_utils import config
+from cleanrl_utils.curves import run_folders
 from cleanrl_utils.tracking import commit, hardware, versions
 
 matplotlib.use("Agg")
@@ -51,7 +54,7 @@ def watch(command: list[str]) -> tuple[np.ndarray, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command[0]} failed with status {process.returncode}")
-    return np.array(seen), usage.ru_maxrss / 1e6
+    return np.array(seen), usage.ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:
@@ -60,9 +63,11 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="files to write, without their endings .json and .png")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="a training script and its flags")
     arguments = parser.parse_args()
-    before = set(Path("runs").glob("*"))
+    if not arguments.command:
+        parser.error("a training script and its flags are missing")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     seen, peak = watch(arguments.command)
-    (run,) = set(Path("runs").glob("*")) - before
+    run = run_folders()[-1]
 
     logged = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload().Scalars("charts/SPS")
     steps, clock = (np.array([getattr(event, name) for event in logged]) for name in ("step", "wall_time"))

@@ -1,6 +1,6 @@
 """Speed and memory of the Atari scripts beside their peers, in turn, in one run.
 
-    python benchmark/speed.py                       # the table: 12 minutes on 2 cores
+    python benchmark/speed.py                       # the table: 15 minutes on 2 cores
     python benchmark/speed.py --sweep num_envs      # how cost grows; or batch_size, or buffer_size
 
 Every candidate is a process of its own that trains, warmed up and compiled. One runs for a few seconds while the others
@@ -11,6 +11,8 @@ picture and all numbers (JSON); on a CPU or a CUDA machine. Needs the extras `at
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import multiprocessing
 import statistics
 import subprocess
@@ -22,9 +24,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from gated import SCRIPTS, Candidate, Turn, load, run_plain_loop, run_sample, run_script, run_stable_baselines3, work
+from gated import (
+    SCRIPTS,
+    Candidate,
+    Turn,
+    load,
+    run_plain_loop,
+    run_sample,
+    run_script,
+    run_stable_baselines3,
+    run_update,
+    work,
+)
 
 from cleanrl_utils import atari, config
+from cleanrl_utils.devices import keep_freed_memory
 from cleanrl_utils.tracking import commit, hardware, versions
 
 STAGES = ("act", "send", "learn", "wait", "store")
@@ -73,85 +87,115 @@ def table_candidates(args: Args) -> list[Candidate]:
     dqn, offline, online = "DQN, steps/s", "QDagger offline, updates/s", "QDagger online, steps/s"
     quick = {"teacher_steps": 2000, "teacher_eval_episodes": 2, "eval_max_frames": 2000, "offline_eval_frequency": 0}
     phases = ((offline, "offline training", {"offline_steps": 10**8}), (online, "online training", {"offline_steps": 1}))
-    graph = {"cuda_graph": True} if on_cuda(args) else {}
-    return [
+    graph, bf16 = {"cuda_graph": args.device == "cuda"}, {"bf16": True}
+    candidates = [
         Candidate("Stable-Baselines3", dqn, run_stable_baselines3),
+        Candidate("Stable-Baselines3, 8 games", dqn, run_stable_baselines3, num_envs=8),
         Candidate("plain loop", dqn, run_plain_loop),
         Candidate("dqn_atari.py", dqn, run_script, flags=graph),
         Candidate("dqn_atari.py, learning after stepping", dqn, run_script, flags=graph, overlap=False),
-        Candidate("dqn_atari.py --bf16", dqn, run_script, flags=graph | {"bf16": True}),
+        Candidate("dqn_atari.py --num-envs 1", dqn, run_script, flags=graph | {"num_envs": 1}),
+        Candidate("dqn_atari.py --bf16", dqn, run_script, flags=graph | bf16),
         Candidate("dqn_atari_jax.py", dqn, run_script, TWINS[1]),
-    ] + [
-        Candidate(f"{script}.py{' --bf16' * bf16}", group, run_script, script, phase, quick | steps | {"bf16": bf16} | flags)
-        for group, phase, steps in phases
-        for script, bf16, flags in ((QDAGGERS[0], False, graph), (QDAGGERS[0], True, graph), (QDAGGERS[1], False, {}))
+        Candidate("dqn_atari.py", "DQN's update, updates/s", run_update, phase="update", flags=graph),
+        Candidate("dqn_atari.py --bf16", "DQN's update, updates/s", run_update, phase="update", flags=graph | bf16),
+        Candidate("dqn_atari_jax.py", "DQN's update, updates/s", run_update, TWINS[1], phase="update"),
     ]
+    for group, phase, steps in phases:
+        for script, flags in ((QDAGGERS[0], graph), (QDAGGERS[0], graph | bf16), (QDAGGERS[1], {})):
+            name = f"{script}.py{' --bf16' * ('bf16' in flags)}"
+            candidates.append(Candidate(name, group, run_script, script, phase, quick | steps | flags))
+    return [candidate for candidate in candidates if has_bf16(args.device) or "bf16" not in candidate.flags]
 
 
-def sweep_candidates(flag: str) -> list[Candidate]:
+def sweep_candidates(args: Args) -> list[Candidate]:
     """The scripts of DQN at each value of a flag."""
-    group, run = ("samples/s of a full buffer", run_sample) if flag == "buffer_size" else ("steps/s", run_script)
+    sampling = args.sweep == "buffer_size"
+    group, run = ("samples of a full buffer, samples/s", run_sample) if sampling else ("DQN, steps/s", run_script)
+    graph = {"cuda_graph": args.device == "cuda"}
     return [
-        Candidate(f"{script}.py, {value}", group, run, script, flags={flag: value})
-        for value in SWEEPS[flag]
-        for script in TWINS
+        Candidate(
+            f"{script}.py, {value}", group, run, script, "sample" if sampling else "training", flags | {args.sweep: value}
+        )
+        for value in SWEEPS[args.sweep]
+        for script, flags in zip(TWINS, (graph, {}), strict=True)
     ]
 
 
-def on_cuda(args: Args) -> bool:
-    """Whether the candidates will run on a GPU: asked in another process, since asking takes its memory."""
-    ask = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
-    return args.device == "cuda" or (args.device == "auto" and subprocess.run(ask).returncode == 0)
+def device_of(args: Args) -> str:
+    """The device's name, `auto` resolved, so that both frameworks have the same one."""
+    import torch  # noqa: PLC0415 - not in the candidates' processes, which import this file
+
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.device == "cuda" and found == "cpu":
+        raise config.BadInput("--device", "cuda", "is not available: torch finds none on this machine")
+    return found if args.device == "auto" else args.device
 
 
-def measure(candidates: list[Candidate], args: Args) -> dict[tuple[str, str], list[Turn]]:
-    """Turns of every candidate, by group and name: A B C, then C B A, and so on."""
-    context, workers, turns = multiprocessing.get_context("spawn"), {}, {}
+def has_bf16(device: str) -> bool:
+    """Whether the device computes in bfloat16."""
+    import torch  # noqa: PLC0415
+
+    from cleanrl_utils.devices_torch import use_bf16  # noqa: PLC0415
+
+    return use_bf16(argparse.Namespace(bf16=True), torch.device(device))
+
+
+def measure(candidates: list[Candidate], args: Args, turns: dict[tuple[str, str], list[Turn]]) -> None:
+    """Fill in the turns of every candidate, by group and name: A B C, then C B A, and so on."""
+    context, workers = multiprocessing.get_context("spawn"), {}
     for candidate in candidates:
         say(f"warming up {candidate.name} ({candidate.group})")
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, candidate, args), daemon=True)
         process.start()
         theirs.close()
+        if take_turn(ours, min(args.window, 2.0)) is None:  # the last of the warm-up
+            say(f"left out: {candidate.name} ({candidate.group}) has ended; its error stands above")
+            continue
         key = (candidate.group, candidate.name)
         workers[key], turns[key] = (ours, process), []
-        take_turn(key, ours, min(args.window, 2.0))  # the last of the warm-up
     for number in range(args.rounds):
         for key in workers if number % 2 == 0 else reversed(workers):
-            turns[key].append(take_turn(key, workers[key][0], args.window))
-            say(f"round {number + 1}: {turns[key][-1].rate:.1f} {key[0].split()[-1]}, {key[1]}")
+            turn = take_turn(workers[key][0], args.window)
+            if turn is None:
+                raise SystemExit(f"{key[1]} ({key[0]}) has ended; its error stands above")
+            turns[key].append(turn)
+            say(f"round {number + 1}: {turn.rate:.1f} {key[0].split()[-1]}, {key[1]}")
     for _, process in workers.values():
         process.kill()
         process.join()
-    return turns
 
 
-def take_turn(key: tuple[str, str], connection: Connection, seconds: float) -> Turn:
-    """Let a candidate run for `seconds`."""
+def take_turn(connection: Connection, seconds: float) -> Turn | None:
+    """Let a candidate run for `seconds`; None if it has ended, or said nothing for ten minutes."""
     try:
         connection.send(seconds)
-        return connection.recv()
+        return connection.recv() if connection.poll(600) else None
     except (EOFError, ConnectionError):
-        raise SystemExit(f"{key[1]} has ended; its error stands above") from None
+        return None
 
 
-def help_times(rounds: int) -> dict[str, float]:
-    """Seconds until each script has shown its --help, the fastest of some calls."""
+def help_times() -> dict[str, float]:
+    """Seconds until each script has shown its --help, median of three calls."""
     times = {}
     for script in (*TWINS, *QDAGGERS, "dqn", "dqn_jax", "fqi"):
         command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--help"]
-        times[f"{script}.py"] = best_time(lambda command=command: subprocess.run(command, stdout=subprocess.DEVNULL), rounds)
+        shown = call_times(lambda command=command: subprocess.run(command, stdout=subprocess.DEVNULL, check=True), 3)
+        times[f"{script}.py"] = statistics.median(shown)
     return times
 
 
-def ceilings(cuda: bool) -> dict[str, float]:
-    """What the machine can do at most: products and convolutions in GFLOP/s, a copy in GB/s."""
+def ceilings(device_name: str) -> dict[str, float]:
+    """What the machine can do at most, the fastest of 20 calls: products and convolutions in GFLOP/s, a copy in GB/s."""
     import torch  # noqa: PLC0415 - when the candidates are gone: on a GPU it takes memory
 
-    device, size = torch.device("cuda" if cuda else "cpu"), 8192 if cuda else 3000
+    keep_freed_memory()
+    device, cuda = torch.device(device_name), device_name == "cuda"
+    size = 8192 if cuda else 3000
 
     def timed(function: Callable[[], Any]) -> float:
-        return best_time(lambda: (function(), torch.cuda.synchronize() if cuda else None), 20)
+        return min(call_times(lambda: (function(), torch.cuda.synchronize() if cuda else None), 20))
 
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -168,14 +212,14 @@ def ceilings(cuda: bool) -> dict[str, float]:
     return found
 
 
-def best_time(function: Callable[[], Any], repeats: int) -> float:
-    """Seconds of the fastest of some calls, after two."""
+def call_times(function: Callable[[], Any], calls: int) -> list[float]:
+    """Seconds of each of some calls, after one."""
     times = []
-    for _ in range(repeats + 2):
+    for _ in range(calls + 1):
         started = time.perf_counter()
         function()
         times.append(time.perf_counter() - started)
-    return min(times[2:])
+    return times[1:]
 
 
 def update_cost(script: str, batch_size: int) -> dict[str, float]:
@@ -204,11 +248,13 @@ def update_cost(script: str, batch_size: int) -> dict[str, float]:
 
 def rates_table(turns: dict[tuple[str, str], list[Turn]]) -> list[str]:
     """Rates, and their ratios to the first of the group round by round."""
-    lines = ["| | | median (range) | ratio to the first (range) | cores | GB | GB on GPU |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | | median (range) | ratio to the group's first (range) | cores | GB | GB on GPU |", "|---|" + "---|" * 6]
     first: dict[str, list[Turn]] = {}
     for (group, name), series in turns.items():
         first.setdefault(group, series)
         ratios = spread([ours.rate / theirs.rate for ours, theirs in zip(series, first[group], strict=True)], 2)
+        if not series:
+            continue
         cores = statistics.median(turn.cpu_seconds / turn.seconds for turn in series)
         peaks = f"{series[-1].memory:.2f} | {series[-1].device_memory:.2f}"
         rates = [turn.rate for turn in series]
@@ -228,28 +274,21 @@ def stage_shares(turns: dict[tuple[str, str], list[Turn]]) -> dict[str, dict[str
     return shares
 
 
-def update_table(turns: dict[tuple[str, str], list[Turn]], result: dict[str, Any], args: Args) -> list[str]:
-    """Time of an update beside what it has to compute and to move."""
-    lines = [
-        "| an update of | ms | GFLOP | GFLOP/s | of the product's ceiling | of the convolution's | GB | GB/s |",
-        "|---|" + "---|" * 7,
-    ]
+def update_table(turns: dict[tuple[str, str], list[Turn]], result: dict[str, Any]) -> list[str]:
+    """Time of an update, measured without environments, beside what it has to compute and to move."""
+    lines = ["| an update of | ms | GFLOP | GFLOP/s | of the product | of the convolution | GB | GB/s | of the copy |"]
+    lines.append("|---|" + "---|" * 8)
     for (group, name), series in turns.items():
+        if not group.endswith("updates/s"):
+            continue
         cost = result["updates"][TWINS[0] if group.startswith("DQN") else QDAGGERS[0]]
-        per_update = 1 if group.endswith("updates/s") else args.train_frequency
-        # JAX and GPUs are not waited for while they learn: there an update takes at most the whole of its steps.
-        waited_for = "learn" in series[-1].stages and "jax" not in name and not series[-1].device_memory
-        seconds = statistics.median(
-            (turn.stages["learn"] if waited_for else turn.seconds) * per_update / turn.count for turn in series
-        )
-        dtype = "bfloat16" if "bf16" in name else "float32"
-        tops = [value for key, value in result["ceilings"].items() if dtype in key]
-        rate = cost["GFLOP"] / seconds
-        label = name if waited_for or per_update == 1 else f"{name} and its {per_update} steps"
-        shares = " | ".join(f"{rate / top:.0%}" for top in tops)
+        per_second, dtype = statistics.median(turn.rate for turn in series), "bfloat16" if "--bf16" in name else "float32"
+        product, convolution = (value for key, value in result["ceilings"].items() if dtype in key)
+        copy = next(value for key, value in result["ceilings"].items() if "copy" in key)
+        computed, moved = cost["GFLOP"] * per_second, cost["GB"] * per_second
         lines.append(
-            f"| {group.split(',')[0]}: {label} | {1e3 * seconds:.1f} | {cost['GFLOP']:.2f} | {rate:.0f} | {shares} "
-            f"| {cost['GB']:.3f} | {cost['GB'] / seconds:.1f} |"
+            f"| {name} | {1e3 / per_second:.1f} | {cost['GFLOP']:.2f} | {computed:.0f} | {computed / product:.0%} "
+            f"| {computed / convolution:.0%} | {cost['GB']:.3f} | {moved:.1f} | {moved / copy:.0%} |"
         )
     return lines
 
@@ -268,31 +307,40 @@ def main(args: Args) -> None:
     """Measure, print, write."""
     config.require_positive(args, "num_envs", "batch_size", "train_frequency", "buffer_size", "rounds", "window")
     atari.game_settings(args.env_id)
-    candidates = sweep_candidates(args.sweep) if args.sweep else table_candidates(args)
+    for package in ("matplotlib", "stable_baselines3", "jax"):
+        if importlib.util.find_spec(package) is None:
+            raise config.BadInput("speed.py", package, "is not installed: it needs the extras atari, jax and plots")
+    args.device = device_of(args)
+    candidates = sweep_candidates(args) if args.sweep else table_candidates(args)
     chosen = [candidate for candidate in candidates if not args.only or any(part in candidate.name for part in args.only)]
     if not chosen:
         raise config.BadInput("--only", args.only, f"must be parts of: {', '.join(c.name for c in candidates)}")
     out = Path(f"{args.out}-{args.sweep}" if args.sweep else args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    turns = measure(chosen, args)
-    result = {"commit": commit(), "hardware": hardware(), "versions": versions(), "settings": asdict(args)}
-    result["turns"] = [
-        {"group": group, "name": name, "turns": [asdict(turn) | {"rate": turn.rate} for turn in series]}
-        for (group, name), series in turns.items()
-    ]
+    result: dict[str, Any] = {"commit": commit(), "hardware": hardware(), "versions": versions(), "settings": asdict(args)}
+    turns: dict[tuple[str, str], list[Turn]] = {}
+    try:
+        measure(chosen, args, turns)
+    finally:  # what has been measured is kept, whatever comes
+        result["turns"] = [
+            {"group": group, "name": name, "turns": [asdict(turn) | {"rate": turn.rate} for turn in series]}
+            for (group, name), series in turns.items()
+        ]
+        config.write_json(out.with_name(f"{out.name}.json"), result)
     lines = rates_table(turns)
     if not args.sweep:
-        result["stages"], result["help"], result["ceilings"] = stage_shares(turns), help_times(3), ceilings(on_cuda(args))
+        result["stages"], result["help"], result["ceilings"] = stage_shares(turns), help_times(), ceilings(args.device)
         result["updates"] = {script: update_cost(script, args.batch_size) for script in (TWINS[0], QDAGGERS[0])}
-        lines += ["", "| share of a vector step | " + " | ".join(STAGES) + " |", "|---|---|---|---|---|---|"]
+        lines += ["", "| share of a vector step | " + " | ".join(STAGES) + " |", "|---|" + "---|" * len(STAGES)]
         for name, shares in result["stages"].items():
             lines.append(f"| {name} | " + " | ".join(f"{shares[stage]:.0%}" for stage in STAGES) + " |")
-        lines += ["", *update_table(turns, result, args)]
+        lines += ["", *update_table(turns, result)]
         lines += ["", "| ceiling of the machine | |", "|---|---|"]
         lines += [f"| {name} | {value:.0f} |" for name, value in result["ceilings"].items()]
         lines += ["", "| --help | seconds |", "|---|---|"]
         lines += [f"| {name} | {value:.2f} |" for name, value in result["help"].items()]
+    print("\n".join(lines))  # noqa: T201
     config.write_json(out.with_name(f"{out.name}.json"), result)
     out.with_name(f"{out.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -300,7 +348,6 @@ def main(args: Args) -> None:
 
     picture = out.with_name(f"{out.name}.png")
     draw_sweep(turns, args.sweep, picture) if args.sweep else draw_table(turns, result["stages"], picture)
-    print("\n".join(lines))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Args:
     buffer_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where the replay buffer lives; auto: with the networks"""
     compile: bool = True
-    """compile update and act with torch.compile, where a compiler exists; no IMPALA network on a CPU, where it is slower"""
+    """compile update and act with torch.compile, where a compiler exists; not an IMPALA network on a CPU: slower there"""
     cuda_graph: bool = False
     """replay each update as one CUDA graph (CUDA only)"""
     bf16: bool = False
@@ -533,9 +533,12 @@ def make_update(
     def sampled_loss(index: Tensor) -> tuple[Tensor, ...]:
         return loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))
 
-    if compiled:
+    if compiled and rb.frames.device.type == device.type:
         sampled_loss = torch.compile(sampled_loss, dynamic=False)
+    elif compiled:  # no function on two devices
+        loss_fn = torch.compile(loss_fn, dynamic=False)
     sampled_loss(torch.zeros(batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
+    optimizer.zero_grad()
 
     def update(index: Tensor) -> Tensor:
         loss, *others = sampled_loss(index)

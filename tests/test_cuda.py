@@ -33,24 +33,25 @@ def test_sampling_is_that_of_the_cpu():
     assert all(torch.equal(here, there.cpu()) for here, there in zip(on_cpu, on_cuda, strict=True))
 
 
-def updater(graph: bool):
+def updater(graph: bool, compiled: bool = False):
     device = torch.device("cuda")
     torch.manual_seed(0)
     q_network, target_network = dqn.NatureCNN(6).cuda(), dqn.NatureCNN(6).cuda()
     optimizer = torch.optim.Adam(q_network.parameters(), lr=1e-3, fused=True, capturable=True)
     loss_fn = lambda batch: dqn.td_loss(q_network, target_network, batch, True, True, False)  # noqa: E731
-    update = dqn.make_update(loss_fn, optimizer, filled(device), 32, device, compiled=False)
+    update = dqn.make_update(loss_fn, optimizer, filled(device), 32, device, compiled)
     if graph:
         update = dqn.cuda_graph(update, 32, functools.partial(dqn.learner_state, q_network, optimizer))
     return q_network, update
 
 
-def test_a_graph_learns_as_the_plain_update():
-    (plain_network, plain), (graph_network, graph) = updater(graph=False), updater(graph=True)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_graph_learns_as_the_plain_update(compiled):
+    (plain_network, plain), (graph_network, graph) = updater(graph=False), updater(graph=True, compiled=compiled)
     index = torch.arange(20, 340, 10).cuda()
     for shift in range(5):
-        plain(index + shift)
-        graph(index + shift)
+        losses = [float(update(index + shift)[0]) for update in (plain, graph)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for a, b in zip(plain_network.parameters(), graph_network.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -66,7 +67,17 @@ def test_an_update_never_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("flags", [[], ["--cuda-graph"], ["--compile"], ["--buffer-device", "cpu"], ["--bf16"]])
+RUNS = (
+    "--cuda-graph",
+    "--compile",
+    "--buffer-device cpu",
+    "--bf16",
+    "--compile --cuda-graph",
+    "--compile --buffer-device cpu",
+)
+
+
+@pytest.mark.parametrize("flags", [[], *(flags.split() for flags in RUNS), "--bf16 --compile --cuda-graph".split()])
 def test_runs(train, teacher, flags):
     folder = train(dqn, *CUDA, *flags)
     assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn_atari.cleanrl_model").values())

@@ -202,6 +202,27 @@ def test_protocol_flags_run(train, dqn, flags):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 1e-2)])
+def test_compiled_and_plain_updates_have_the_same_losses_on_the_same_batches(cpu, bf16, tolerance):
+    def losses(compiled: bool) -> list[float]:
+        torch.manual_seed(0)
+        q_network, target_network = dqn_atari.NatureCNN(6), dqn_atari.NatureCNN(6)
+        rb, rng = dqn_atari.ReplayBuffer(200, 2, 3, 0.99, cpu), np.random.default_rng(0)
+        for _ in range(100):
+            obs = torch.from_numpy(rng.integers(256, size=(2, 4, 84, 84), dtype=np.uint8))
+            rewards, ends = rng.integers(-1, 2, 2).astype(float), rng.random((3, 2)) < 0.05
+            rb.add(obs, rng.integers(6, size=2), rewards, *ends)
+        optimizer = torch.optim.Adam(q_network.parameters(), lr=torch.tensor(1e-3), fused=True)
+        loss_fn = lambda batch: dqn_atari.td_loss(q_network, target_network, batch, True, False, bf16)  # noqa: E731
+        update = dqn_atari.make_update(loss_fn, optimizer, rb, 8, cpu, compiled)
+        return [float(update(index)[0]) for index in torch.from_numpy(rb.draw(6, 8, rng))]
+
+    plain = losses(compiled=False)
+    assert plain == pytest.approx(losses(compiled=True), rel=tolerance)
+    assert len(set(plain)) == 6
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = ["--total-timesteps", "40", "--learning-starts", "8", "--save-model"]
     folders = [train(dqn_atari, *TINY_RUN, *flags, flag) for flag in ("--no-compile", "--compile")]

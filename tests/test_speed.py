@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sys
 import threading
@@ -22,30 +23,38 @@ def _benchmark_on_path(monkeypatch):
 
 @pytest.fixture
 def speed():
-    return pytest.importorskip("speed")
+    import speed
+
+    return speed
 
 
 def test_a_script_and_a_peer_are_measured_in_turn(speed, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "help_times", lambda _: {"dqn_atari.py": 1.0})
-    monkeypatch.setattr(speed, "ceilings", lambda _: {"product, float32": 100.0, "convolution, float32": 200.0})
+    ceilings = {"product, float32": 100.0, "convolution, float32": 200.0, "copy": 10.0}
+    monkeypatch.setattr(speed, "help_times", lambda: {"dqn_atari.py": 1.0})
+    monkeypatch.setattr(speed, "ceilings", lambda _: ceilings)
     speed.main(
         speed.Args(only=("plain loop", "dqn_atari_jax.py"), batch_size=2, rounds=2, window=0.1, device="cpu", out="out")
     )
     result = json.loads(Path("out.json").read_text())
     assert [(one["group"], one["name"]) for one in result["turns"]] == [
-        ("DQN, steps/s", "plain loop"), ("DQN, steps/s", "dqn_atari_jax.py")
-    ]  # fmt: skip
+        ("DQN, steps/s", "plain loop"),
+        ("DQN, steps/s", "dqn_atari_jax.py"),
+        ("DQN's update, updates/s", "dqn_atari_jax.py"),
+    ]
     for one in result["turns"]:
         assert [turn["rate"] for turn in one["turns"]] == [turn["count"] / turn["seconds"] for turn in one["turns"]]
         assert all(turn["count"] > 0 and turn["memory"] > 0.05 for turn in one["turns"])
-    plain, ours = (one["turns"] for one in result["turns"])
+    plain, ours, updates = (one["turns"] for one in result["turns"])
     assert all(turn["count"] % 8 == 0 for turn in ours), "whole vector steps"
-    assert all(0.5 < sum(turn["stages"].values()) / turn["seconds"] <= 1.001 for turn in ours), "the stages are the whole"
+    assert all(sum(turn["stages"].values()) == pytest.approx(turn["seconds"], rel=0.05) for turn in ours), "all of the time"
     (shares,) = result["stages"].values()
     assert sum(shares.values()) == pytest.approx(1)
 
     ratios = [a["rate"] / b["rate"] for a, b in zip(ours, plain, strict=True)]
     told = capsys.readouterr().out
+    per_second = np.median([turn["rate"] for turn in updates])
+    gflop = result["updates"]["dqn_atari"]["GFLOP"]
+    assert f"| dqn_atari_jax.py | {1e3 / per_second:.1f} | {gflop:.2f} | {gflop * per_second:.0f} " in told
     assert f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" in told
     assert told == Path("out.md").read_text()
     assert Path("out.png").stat().st_size > 1000
@@ -68,11 +77,13 @@ def test_a_gate_opens_for_a_turn_and_counts_what_is_done_in_it():
     gate, done = Gate(theirs, warm_up=10), []
 
     def loop():
-        with pytest.raises(SystemExit):  # when the other end is closed
+        try:
             while True:
                 done.append(4)
                 gate.mark("store")
                 gate.step(4)
+        except SystemExit:  # the other end is closed
+            done.append(0)
 
     import torch  # noqa: F401 - a gate waits for the framework of its process
 
@@ -82,17 +93,20 @@ def test_a_gate_opens_for_a_turn_and_counts_what_is_done_in_it():
     turn = ours.recv()
     assert sum(done) == 12 + 4, "the warm-up's are not counted"
     assert turn.count == 4
-    assert set(turn.stages) == {"store"}
+    assert set(turn.stages) == {"store", "synchronize"}
     ours.close()
     thread.join(10)
-    assert not thread.is_alive()
+    assert done[-1] == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_growth_sees_processor_time_and_memory_of_a_process():
-    growth = pytest.importorskip("growth")
-    before, held = growth.look(os.getpid()), np.ones(40_000_000, np.uint8)
-    after = growth.look(os.getpid())
+    import growth
+
+    before, size = growth.look(os.getpid()), 40_000_000
+    with mmap.mmap(-1, size) as fresh:  # memory that the process cannot have had before
+        fresh.write(b"1" * size)
+        after = growth.look(os.getpid())
     assert after[1] >= before[1]
-    assert after[2] - before[2] == pytest.approx(held.nbytes / 1e9, abs=0.01)
+    assert after[2] - before[2] >= 0.9 * size / 1e9
     assert growth.look(2**22 + 1) is None, "no such process"
