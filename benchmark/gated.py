@@ -306,26 +306,40 @@ def synchronize_batch(batch: Any) -> None:
         synchronize()
 
 
+def torch_update(module: ModuleType, flags: Any, rb: Any, compiled: bool) -> Callable[[Any], Any]:
+    """The update of a torch script, on networks of its default kinds, made as its `main` makes it."""
+    torch = module.torch
+    device, on_cuda = rb.frames.device, rb.frames.device.type == "cuda"
+    kinds = [module.NatureCNN] * 2 if not hasattr(module, "ImpalaCNN") else [module.ImpalaCNN] * 2 + [module.NatureCNN]
+    networks = [kind(6).to(device, memory_format=torch.channels_last) for kind in kinds]
+    module.use_onednn(*networks)
+    rate, coefficient = torch.tensor(1e-4, device=device), torch.ones((), device=device)
+    optimizer = torch.optim.Adam(networks[0].parameters(), lr=rate, fused=True, capturable=on_cuda)
+
+    def loss_fn(batch: Any) -> Any:
+        if len(networks) == 2:
+            return module.td_loss(*networks, batch, flags.double_q, flags.huber, flags.bf16)
+        return module.qdagger_loss(*networks, batch, coefficient, flags, flags.bf16)
+
+    update = module.make_update(loss_fn, optimizer, rb, flags.batch_size, device, compiled)
+    if not flags.cuda_graph:
+        return update
+    state = functools.partial(module.learner_state, networks[0], optimizer)
+    return module.cuda_graph(update, flags.batch_size, state)
+
+
 def run_update(gate: Gate, candidate: Candidate, args: Any) -> None:
     """Draw and update on a full replay buffer, without environments: DQN's update by itself, made as `main` makes it."""
     module, rng = load(candidate.script), np.random.default_rng(1)
     flags = script_args(module, candidate, args)
     keep_freed_memory()
     rb = filled_buffer(module, flags, rng)
-    device, _ = module.choose_devices(flags)
     if hasattr(module, "torch"):
-        torch, layout = module.torch, module.torch.channels_last
-        q_network, target_network = (module.NatureCNN(6).to(device, memory_format=layout) for _ in range(2))
-        rate, on_cuda = torch.tensor(1e-4, device=device), device.type == "cuda"
-        optimizer = torch.optim.Adam(q_network.parameters(), lr=rate, fused=True, capturable=on_cuda)
-        loss_fn = lambda batch: module.td_loss(q_network, target_network, batch, False, False, flags.bf16)  # noqa: E731
-        update = module.make_update(loss_fn, optimizer, rb, flags.batch_size, device, compiled=True)
-        if flags.cuda_graph:
-            state = functools.partial(module.learner_state, q_network, optimizer)
-            update = module.cuda_graph(update, flags.batch_size, state)
+        update = torch_update(module, flags, rb, compiled=True)
         while True:
-            update(module.to_device(rb.draw(1, flags.batch_size, rng), device)[0])
+            update(module.to_device(rb.draw(1, flags.batch_size, rng), rb.frames.device)[0])
             gate.step(1)
+    device, _ = module.choose_devices(flags)
     jax, network, optimizer = module.jax, module.NatureCNN(6), module.optax.scale_by_adam()
     params = network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
     state = (params, jax.tree.map(module.jnp.copy, params), optimizer.init(params), module.jnp.ones(()))

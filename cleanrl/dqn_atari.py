@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, game_settings, num_threads, protocol
 from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16
+from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16, use_onednn
 from cleanrl_utils.evals import Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
@@ -495,6 +495,7 @@ def main(args: Args) -> Path:
         with models.explained("--initial-model", args.initial_model):
             models.load_into(q_network, Path(args.initial_model))
     target_network.load_state_dict(q_network.state_dict())
+    use_onednn(q_network, target_network)  # faster linear layers, on some CPUs
     # Differs from the paper: Adam in place of RMSProp.
     learning_rate, on_cuda = torch.tensor(args.learning_rate, device=device), device.type == "cuda"
     optimizer = torch.optim.Adam(

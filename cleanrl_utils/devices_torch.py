@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from cleanrl_utils.config import notice
 from cleanrl_utils.devices import device_names
@@ -43,3 +46,54 @@ def use_bf16(args: Any, device: torch.device) -> bool:
     if args.bf16 and not has_bf16:
         notice(f"--bf16: this {device.type} device has no fast bfloat16; using float32")
     return args.bf16 and has_bf16
+
+
+def use_onednn(*networks: nn.Module) -> None:
+    """On an AMD CPU, compute the large linear layers of `networks` in oneDNN, where torch would take MKL.
+
+    MKL leaves AMD's AVX-512 unused; oneDNN, in which the convolutions run already, takes half the time (docs/log.md).
+    Weights stay what they are, values and gradients too but for rounding. Does nothing on other devices, in bfloat16,
+    and where this torch has no such kernel.
+    """
+    if not is_amd_with_avx512() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for layer in (module for network in networks for module in network.modules() if isinstance(module, nn.Linear)):
+        if layer.weight.device.type == "cpu" and layer.weight.numel() >= 100_000:
+            layer.__class__ = OneDNNLinear
+
+
+def is_amd_with_avx512() -> bool:
+    """Whether this is an AMD processor with AVX-512, as far as Linux tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return has_avx512 and cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()
+
+
+class OneDNNLinear(nn.Linear):
+    """`nn.Linear`, (B, in) to (B, out), by oneDNN's kernel in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer."""
+        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return F.linear(x, self.weight, self.bias)
+        return _product(x, self.weight) + self.bias
+
+
+# An operator of our own, since torch.compile cannot take the private one that it emits itself for frozen networks.
+@torch.library.custom_op("qdagger::product", mutates_args=(), device_types="cpu")
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The product a b^T of (N, K) and (M, K) by oneDNN: (N, M)."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+@_product.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(len(a), len(b))
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = ctx.saved_tensors
+    return _product(gradient, b.t()), _product(gradient.t(), a.t())
+
+
+_product.register_autograd(_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))  # noqa: ARG005

@@ -1,0 +1,84 @@
+"""Where the time of one update goes, by torch's profiler: `python benchmark/profile_update.py --bf16`.
+
+Operations are summed into kinds, in milliseconds of an update; on a CPU by the time in the operation itself. Profiling takes
+time of its own: compare shares, not sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from gated import Candidate, filled_buffer, load, run_update, script_args, torch_update
+
+from cleanrl_utils import config
+from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.devices_torch import choose_devices
+
+KINDS = {
+    "convolutions, backward": ("convolution_backward",),
+    "convolutions, forward": ("mkldnn_convolution", "cudnn_convolution"),
+    "linear layers": ("addmm", "aten::mm"),
+    "max-pooling": ("max_pool2d",),
+    "Adam": ("_fused_adam", "Optimizer"),
+    "compiled elementwise code": ("CompiledFxGraph", "cpp_fused", "triton_"),
+    "gathering frames": ("index_select", "aten::index"),
+}
+
+
+@dataclass
+class Args:
+    """Profile an update of the PyTorch scripts."""
+
+    script: Literal["dqn_atari", "qdagger_dqn_atari_impalacnn"] = "dqn_atari"
+    """whose update"""
+    compile: bool = True
+    """with torch.compile"""
+    bf16: bool = False
+    """in bfloat16"""
+    batch_size: int = 32
+    """transitions per update"""
+    updates: int = 50
+    """updates to profile"""
+    env_id: str = "PongNoFrameskip-v4"
+    num_envs: int = 8
+    train_frequency: int = 4
+    buffer_size: int = 20_000
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+def main(args: Args) -> None:
+    """Profile and print."""
+    keep_freed_memory()
+    module, rng = load(args.script), np.random.default_rng(1)
+    flags = script_args(module, Candidate("", "", run_update, flags={"bf16": args.bf16}), args)
+    device, _ = choose_devices(flags)
+    rb = filled_buffer(module, flags, rng)
+    update = torch_update(module, flags, rb, args.compile)
+
+    def run(updates: int) -> None:
+        for _ in range(updates):
+            update(module.to_device(rb.draw(1, args.batch_size, rng), device)[0])
+
+    run(20)
+    with torch.profiler.profile() as profiler:
+        run(args.updates)
+    on_cuda = device.type == "cuda"
+    sums = dict.fromkeys([*KINDS, "the rest"], 0.0)
+    for event in profiler.key_averages():
+        microseconds = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        kind = next((kind for kind, parts in KINDS.items() if any(part in event.key for part in parts)), "the rest")
+        sums[kind] += microseconds / 1e3 / args.updates
+    total = sum(sums.values())
+    settings = {name: value for name, value in dataclasses.asdict(args).items() if name in ("script", "compile", "bf16")}
+    print(f"{settings}\n\n| | ms | share |\n|---|---|---|")  # noqa: T201
+    for kind, milliseconds in sums.items():
+        print(f"| {kind} | {milliseconds:.2f} | {milliseconds / total:.0%} |")  # noqa: T201
+    print(f"| all | {total:.2f} | |")  # noqa: T201
+
+
+if __name__ == "__main__":
+    config.run(main, Args)
