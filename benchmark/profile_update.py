@@ -21,10 +21,13 @@ from cleanrl_utils.devices_torch import choose_devices
 KINDS = {
     "convolutions, backward": ("convolution_backward",),
     "convolutions, forward": ("mkldnn_convolution", "cudnn_convolution"),
-    "linear layers": ("addmm", "aten::mm"),
+    "linear layers": ("addmm", "aten::mm", "qdagger::product", "_linear_pointwise"),
     "max-pooling": ("max_pool2d",),
     "Adam": ("_fused_adam", "Optimizer"),
-    "compiled elementwise code": ("CompiledFxGraph", "cpp_fused", "triton_"),
+    "elementwise, casts, copies": (
+        *("CompiledFxGraph", "cpp_fused", "triton_", "clamp_min", "threshold", "aten::add", "aten::mul", "aten::div"),
+        *("copy_", "fill_"),
+    ),
     "gathering frames": ("index_select", "aten::index"),
 }
 

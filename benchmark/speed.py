@@ -318,7 +318,8 @@ def main(args: Args) -> None:
     out = Path(f"{args.out}-{args.sweep}" if args.sweep else args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    result: dict[str, Any] = {"commit": commit(), "hardware": hardware(), "versions": versions(), "settings": asdict(args)}
+    result: dict[str, Any] = {"commit": commit(), "hardware": hardware(), "versions": versions()}
+    result["settings"] = {name: value for name, value in asdict(args).items() if name != "out"}
     turns: dict[tuple[str, str], list[Turn]] = {}
     try:
         measure(chosen, args, turns)

@@ -53,7 +53,7 @@ def draw_sweep(turns: dict[tuple[str, str], list[Turn]], flag: str, out: Path) -
         left.fill_between(list(found), rates.min(1), rates.max(1), color=colour, alpha=0.2)
         memory = [series[-1].device_memory or series[-1].memory for series in found.values()]
         right.plot(list(found), memory, marker="o", color=colour, label=script)
-    for axis, label in ((left, next(iter(turns))[0]), (right, "peak memory in GB, on the GPU if there is one")):
+    for axis, label in ((left, next(iter(turns))[0]), (right, "peak memory in GB")):
         axis.set_xscale("log", base=10 if flag == "buffer_size" else 2)
         axis.set_xlabel(flag)
         axis.set_ylabel(label)
