@@ -26,7 +26,7 @@ check: .venv/dev .venv/lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/poetry/bin/poetry check --lock
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # How much the scripts of the two frameworks have in common; ARGS=--lines shows what differs.
 twin-diff:

@@ -27,6 +27,8 @@ GAMES = 100
 def curve(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps, every thousand from the hundredth game on, and the mean return of the last 100 games at each."""
     steps, returns = map(np.array, scalars(run)["charts/episodic_return"])
+    if len(steps) < GAMES:
+        raise SystemExit(f"{run} has ended {len(steps)} games; a curve needs {GAMES}")
     grid = np.arange(-(-steps[GAMES - 1] // 1000) * 1000, steps[-1] + 1, 1000)
     ended = np.searchsorted(steps, grid, side="right")  # games that have ended by then
     return grid, np.array([returns[count - GAMES : count].mean() for count in ended])
