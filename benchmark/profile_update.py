@@ -47,10 +47,15 @@ class Args:
     updates: int = 50
     """updates to profile"""
     env_id: str = "PongNoFrameskip-v4"
+    """Atari game; no matter, as the buffer holds noise"""
     num_envs: int = 8
+    """games whose transitions the buffer holds"""
     train_frequency: int = 4
+    """of the script; no matter here"""
     buffer_size: int = 20_000
+    """transitions in the buffer"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the networks live; auto: CUDA if there is one, else the CPU"""
 
 
 def main(args: Args) -> None:
