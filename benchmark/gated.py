@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import os
 import resource
 import sys
@@ -176,11 +176,7 @@ def work(connection: Connection, candidate: Candidate, args: Any) -> None:
 
 def load(name: str) -> ModuleType:
     """A script as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"cleanrl.{name}")
 
 
 def script_args(module: ModuleType, candidate: Candidate, args: Any) -> Any:

@@ -105,7 +105,8 @@ def table_candidates(args: Args) -> list[Candidate]:
         for script, flags in ((QDAGGERS[0], graph), (QDAGGERS[0], graph | bf16), (QDAGGERS[1], {})):
             name = f"{script}.py{' --bf16' * ('bf16' in flags)}"
             candidates.append(Candidate(name, group, run_script, script, phase, quick | steps | flags))
-    return [candidate for candidate in candidates if has_bf16(args.device) or "bf16" not in candidate.flags]
+    in_bf16 = has_bf16(args.device)
+    return [candidate for candidate in candidates if in_bf16 or "bf16" not in candidate.flags]
 
 
 def sweep_candidates(args: Args) -> list[Candidate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from cleanrl_utils import config, curves, models
 COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles the same again; removed at exit
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
 TEACHER = models.ZOO / "PongNoFrameskip-v4-dqn_atari-seed1"
 

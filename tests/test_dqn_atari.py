@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +13,7 @@ import torch
 
 from cleanrl import dqn_atari, dqn_atari_jax
 from cleanrl_utils import models
-from tests.conftest import TINY_RUN, scalars, watch_updates, weights
+from tests.conftest import TINY_RUN, needs_compiler, scalars, watch_updates, weights
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[bool]:
@@ -201,7 +200,7 @@ def test_protocol_flags_run(train, dqn, flags):
     assert run["protocol"]["sticky_actions"] == (0.25 if "ALE/Breakout-v5" in flags else 0.0)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 @pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 1e-2)])
 def test_compiled_and_plain_updates_have_the_same_losses_on_the_same_batches(cpu, bf16, tolerance):
     def losses(compiled: bool) -> list[float]:
@@ -222,7 +221,7 @@ def test_compiled_and_plain_updates_have_the_same_losses_on_the_same_batches(cpu
     assert len(set(plain)) == 6
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = ["--total-timesteps", "40", "--learning-starts", "8", "--save-model"]
     folders = [train(dqn_atari, *TINY_RUN, *flags, flag) for flag in ("--no-compile", "--compile")]

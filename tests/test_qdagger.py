@@ -18,7 +18,7 @@ from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
 from cleanrl_utils import curves, models
 from cleanrl_utils.tracking import Tracker
-from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, scalars, watch_updates, weights
+from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, watch_updates, weights
 
 TINY = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", str(TEACHER)]
 
@@ -256,7 +256,7 @@ def test_toy_sizes_run(train, qdagger, capsys):
     assert raised == ["--teacher-steps", "--buffer-size"]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = [*TINY, "--save-model", "--total-timesteps", "32"]
     folders = [train(in_torch, *flags, flag) for flag in ("--no-compile", "--compile")]
