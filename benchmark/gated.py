@@ -127,10 +127,10 @@ class GatedTracker(Tracker):
         super().__init__(sinks=[TensorBoard(folder)])  # no folder: no progress bar on the screen
         self.gate, self.gated_phase, self.folder = gate, phase, folder
 
-    def phase(self, name: str, total: int, unit: str = "steps") -> None:
+    def phase(self, name: str, total: int, unit: str = "steps", first: int = 0) -> None:
         """Begin a phase."""
-        super().phase(name, total, unit)
-        self.name, self.before = name, 0
+        super().phase(name, total, unit, first)
+        self.before = first
 
     def advance(self, done: int) -> None:
         """Tell the gate what was done since the last call."""

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanrl_utils import config, models
-from cleanrl_utils.devices_torch import choose_devices
+from cleanrl_utils.checkpoint import Checkpoints
+from cleanrl_utils.devices_torch import be_deterministic, choose_devices
 from cleanrl_utils.evals import Evaluation, require_video
 from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, vector_env
 from cleanrl_utils.huggingface import push, require_upload
@@ -59,6 +60,12 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
+    checkpoint_frequency: int = 0
+    """STEPS between checkpoints, which cut all episodes; 0: none"""
+    resume: str | None = None
+    """go on from the latest checkpoint of this run folder, with all flags of that run"""
+    resume_anyway: bool = False
+    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
 
     env_id: str = "CartPole-v1"
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
@@ -117,7 +124,7 @@ def check(args: Args) -> None:
         "target_network_frequency", "batch_size", "train_frequency", "n_step", "hidden_units",
     )  # fmt: skip
     config.require_seed(args)
-    config.require_not_negative(args, "eval_frequency", "learning_starts")
+    config.require_not_negative(args, "checkpoint_frequency", "eval_frequency", "learning_starts")
     config.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
@@ -129,15 +136,15 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args) -> tuple[gym.vector.VectorEnv, np.ndarray]:
-    """`num_envs` environments with episode statistics, reset with seeds of their own: (envs, obs).
+def make_envs(args: Args, step: int = 0) -> tuple[gym.vector.VectorEnv, np.ndarray]:
+    """`num_envs` environments with episode statistics, reset with seeds of their own and of `step`: (envs, obs).
 
     Observations (N, D) float32, actions 0 .. A-1. The step after an episode's end ignores its action and resets
     (NEXT_STEP autoreset), so that an episode's last observation is seen.
     """
     envs = gym.vector.SyncVectorEnv([lambda: vector_env(args)] * args.num_envs)
     envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
-    obs, _ = envs.reset(seed=env_seeds(args.seed, 0, 0, args.num_envs).tolist())
+    obs, _ = envs.reset(seed=env_seeds(args.seed, 0, step, args.num_envs).tolist())
     return envs, obs
 
 
@@ -182,6 +189,9 @@ class ReplayBuffer:
     observation after row t is always row t+1, also after a truncation: each observation is kept once.
     """
 
+    # What a checkpoint holds of it.
+    KEPT = ("obs", "actions", "rewards", "terminations", "truncations", "valid", "head", "num_stored")
+
     def __init__(self, size: int, num_envs: int, obs_size: int, n_step: int, gamma: float) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
         if self.num_rows < self.min_rows(n_step):
@@ -199,8 +209,11 @@ class ReplayBuffer:
 
     @staticmethod
     def min_rows(n_step: int) -> int:
-        """Rows of the smallest ring that, once full, has a transition to draw: two, of which one is no reset, and n more."""
-        return n_step + 2
+        """Rows of the smallest ring that, once full, has a transition to draw.
+
+        Three, of which one may be a reset and the next a checkpoint's, and n more.
+        """
+        return n_step + 3
 
     def add(
         self,
@@ -220,6 +233,15 @@ class ReplayBuffer:
         self.valid[self.head] = ~resets
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def cut(self, obs: np.ndarray) -> None:
+        """End all episodes here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
+
+        That is held by one more row, which is no step.
+        """
+        self.truncations[self.head - 1] |= self.valid[self.head - 1] & ~self.terminations[self.head - 1]
+        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
+        self.add(obs, blank, blank, blank, blank, resets)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
@@ -349,13 +371,14 @@ def main(args: Args) -> Path:
     check(args)
     device, _ = choose_devices(args)
     args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+    checkpoints = Checkpoints(args)
 
     # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.deterministic = args.torch_deterministic
+    be_deterministic(args, device)
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
 
-    envs, obs = make_envs(args)
+    envs, obs = make_envs(args, checkpoints.first_step)
     obs_size, num_actions = obs.shape[1], int(envs.single_action_space.n)
 
     q_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
@@ -364,11 +387,20 @@ def main(args: Args) -> Path:
     # Differs from the paper: Adam in place of RMSProp.
     optimizer = torch.optim.Adam(q_network.parameters(), lr=args.learning_rate, fused=device.type != "mps")
     rb = ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma)
+    checkpoints.keep(
+        q_network=q_network,
+        target_network=target_network,
+        optimizer=optimizer,
+        rb=rb,
+        act_rng=act_rng,
+        sample_rng=sample_rng,
+    )
     policy = player(q_network, device)
 
-    with start_run(args, protocol(args) | {"device": device.type}) as tracker:
+    about = {"device": device.type, "threads": torch.get_num_threads()}
+    with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, steps_done, metrics, names = None, 0, None, ("losses/td_loss", "losses/q_values")
+        best, metrics, names = None, None, ("losses/td_loss", "losses/q_values")
 
         @tracker.paused()
         def evaluate_network(step: int) -> Evaluation:
@@ -385,8 +417,9 @@ def main(args: Args) -> Path:
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
         resets = np.zeros(args.num_envs, dtype=bool)
-        tracker.phase("training", args.total_timesteps)
-        for global_step in range(0, args.total_timesteps, args.num_envs):
+        steps_done, best, metrics = checkpoints.begin("training", 0, best, metrics)
+        tracker.phase("training", args.total_timesteps, first=steps_done)
+        for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act.
             epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
             actions = epsilon_greedy(policy(obs), num_actions, epsilon, act_rng)
@@ -415,9 +448,18 @@ def main(args: Args) -> Path:
             due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
             if due and steps_done < args.total_timesteps:
                 evaluate_network(steps_done)
+            if checkpoints.due(steps_done):
+                read_metrics(metrics, names)  # a run that has diverged is not saved
+                rb.cut(obs)
+                envs.close()
+                envs, obs = make_envs(args, steps_done)
+                resets = np.zeros(args.num_envs, dtype=bool)
+                checkpoints.save(steps_done, best, metrics)
         envs.close()
         tracker.advance(steps_done)
         read_metrics(metrics, names)  # so that no loss goes unseen
+        checkpoints.drop("rb")  # it has served
+        checkpoints.save(steps_done, best, metrics)
 
         scores = {"agent": evaluate_network(steps_done)}
         if args.eval_frequency:

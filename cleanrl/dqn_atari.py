@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, game_settings, num_threads, protocol
+from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16, use_onednn
+from cleanrl_utils.devices_torch import be_deterministic, can_compile, choose_devices, use_bf16, use_onednn
 from cleanrl_utils.evals import Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
@@ -70,6 +71,12 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
+    checkpoint_frequency: int = 0
+    """STEPS between checkpoints, which cut all games: 27,000 per environment let each be played; 0: none"""
+    resume: str | None = None
+    """go on from the latest checkpoint of this run folder, with all flags of that run"""
+    resume_anyway: bool = False
+    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -134,7 +141,7 @@ def check(args: Args) -> None:
         "target_network_frequency", "batch_size", "train_frequency", "n_step",
     )  # fmt: skip
     config.require_seed(args)
-    config.require_not_negative(args, "eval_frequency", "learning_starts", "learning_rate_end")
+    config.require_not_negative(args, "checkpoint_frequency", "eval_frequency", "learning_starts", "learning_rate_end")
     config.require_probability(
         args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
     )
@@ -148,8 +155,8 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, infos).
 
     Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
     game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
@@ -164,7 +171,7 @@ def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray
         life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
         reward_clipping=False,
     )
-    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
     return envs, obs, infos
 
 
@@ -220,6 +227,10 @@ class ReplayBuffer:
     after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
+    # What a checkpoint holds of it.
+    KEPT = ("frames", "actions", "rewards", "terminations", "truncations", "ages", "valid", "age")
+    KEPT += ("head", "num_stored", "num_valid", "num_added")
+
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
         if self.num_rows < self.min_rows(n_step):
@@ -271,6 +282,17 @@ class ReplayBuffer:
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def cut(self, obs: Tensor) -> None:
+        """End all games here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
+
+        That is held by one more row, which is no step.
+        """
+        last = (self.head - 1) % self.num_rows
+        row = slice(last * self.num_envs, (last + 1) * self.num_envs)
+        self.truncations[row] |= torch.as_tensor(self.valid[last]).to(self.truncations.device) & ~self.terminations[row]
+        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
+        self.add(obs, blank, blank, blank, blank, resets)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
@@ -480,13 +502,14 @@ def main(args: Args) -> Path:
     device, buffer_device = choose_devices(args)
     bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
     args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+    checkpoints = Checkpoints(args)
 
     # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.deterministic = args.torch_deterministic
+    be_deterministic(args, device)
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
 
-    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    envs, next_obs, infos = make_envs(args, seed_purpose=0, step=checkpoints.first_step)
     fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
 
     q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
@@ -502,6 +525,14 @@ def main(args: Args) -> Path:
         q_network.parameters(), lr=learning_rate, eps=args.adam_eps, fused=device.type != "mps", capturable=on_cuda
     )
     rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
+    checkpoints.keep(
+        q_network=q_network,
+        target_network=target_network,
+        optimizer=optimizer,
+        rb=rb,
+        act_rng=act_rng,
+        sample_rng=sample_rng,
+    )
 
     # What is compiled, here and in `make_update`, and warmed up so that compilation does not count in SPS.
     def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
@@ -526,10 +557,10 @@ def main(args: Args) -> Path:
         sticky_actions=args.sticky_actions,
         max_frames=args.eval_max_frames,
     )
-    learner = {"device": device.type, "compiled": compiled, "bf16": bf16}
-    with start_run(args, protocol(args) | learner) as tracker:
+    about = {"device": device.type, "compiled": compiled, "bf16": bf16, "threads": torch.get_num_threads()}
+    with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, steps_done, metrics, names = -float("inf"), 0, None, ("losses/td_loss", "losses/q_values")
+        best, metrics, names = -float("inf"), None, ("losses/td_loss", "losses/q_values")
 
         @tracker.paused()
         def evaluate_network(step: int) -> Evaluation:
@@ -545,8 +576,9 @@ def main(args: Args) -> Path:
             return result
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
-        tracker.phase("training", args.total_timesteps)
-        for global_step in range(0, args.total_timesteps, args.num_envs):
+        steps_done, best, metrics = checkpoints.begin("training", 0, best, metrics)
+        tracker.phase("training", args.total_timesteps, first=steps_done)
+        for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
             # replay keeps what was played.
             obs = torch.as_tensor(next_obs, device=device)
@@ -579,8 +611,17 @@ def main(args: Args) -> Path:
             due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
             if due and steps_done < args.total_timesteps:
                 evaluate_network(steps_done)
+            if checkpoints.due(steps_done):
+                read_metrics(metrics, names)  # a run that has diverged is not saved
+                rb.cut(torch.as_tensor(next_obs, device=device))
+                envs.close()
+                envs, next_obs, infos = make_envs(args, 0, steps_done)
+                fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+                checkpoints.save(steps_done, best, metrics)
         envs.close()
         read_metrics(metrics, names)  # so that no loss goes unseen
+        checkpoints.drop("rb")  # it has served
+        checkpoints.save(steps_done, best, metrics)
 
         scores = {"agent": evaluate_network(steps_done)}
         if args.save_model:

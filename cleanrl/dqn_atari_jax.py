@@ -22,7 +22,8 @@ from jax import Array, lax
 
 from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, game_settings, num_threads, protocol
-from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.checkpoint import Checkpoints
+from cleanrl_utils.devices import keep_freed_memory, num_cores
 from cleanrl_utils.devices_jax import choose_devices, device_name, use_bf16
 from cleanrl_utils.evals import Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
@@ -68,6 +69,12 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
+    checkpoint_frequency: int = 0
+    """STEPS between checkpoints, which cut all games: 27,000 per environment let each be played; 0: none"""
+    resume: str | None = None
+    """go on from the latest checkpoint of this run folder, with all flags of that run"""
+    resume_anyway: bool = False
+    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -132,7 +139,7 @@ def check(args: Args) -> None:
         "target_network_frequency", "batch_size", "train_frequency", "n_step",
     )  # fmt: skip
     config.require_seed(args)
-    config.require_not_negative(args, "eval_frequency", "learning_starts", "learning_rate_end")
+    config.require_not_negative(args, "checkpoint_frequency", "eval_frequency", "learning_starts", "learning_rate_end")
     config.require_probability(
         args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
     )
@@ -146,8 +153,8 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, infos).
 
     Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
     game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
@@ -162,7 +169,7 @@ def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray
         life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
         reward_clipping=False,
     )
-    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
     return envs, obs, infos
 
 
@@ -223,6 +230,9 @@ class ReplayBuffer:
     after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
+    # What a checkpoint holds of it.
+    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid", "num_added")
+
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
         if self.num_rows < self.min_rows(n_step):
@@ -271,6 +281,22 @@ class ReplayBuffer:
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def cut(self, obs: Array) -> None:
+        """End all games here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
+
+        That is held by one more row, which is no step.
+        """
+        last = (self.head - 1) % self.num_rows
+        terminated, truncated = (
+            np.asarray(lax.dynamic_slice_in_dim(ring, last * self.num_envs, self.num_envs))
+            for ring in (self.rings.terminations, self.rings.truncations)
+        )
+        truncated = jax.device_put(truncated | self.valid[last] & ~terminated, self.device)
+        truncations = lax.dynamic_update_slice_in_dim(self.rings.truncations, truncated, last * self.num_envs, 0)
+        self.rings = self.rings._replace(truncations=truncations)
+        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
+        self.add(obs, blank, blank, blank, blank, resets)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
@@ -467,12 +493,13 @@ def main(args: Args) -> Path:
     device, buffer_device = choose_devices(args)
     bf16 = use_bf16(args, device)
     args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+    checkpoints = Checkpoints(args)
 
     # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
     q_key = jax.random.key(args.seed)
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
 
-    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    envs, next_obs, infos = make_envs(args, seed_purpose=0, step=checkpoints.first_step)
     fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
 
     q_network = NatureCNN(num_actions)
@@ -485,6 +512,7 @@ def main(args: Args) -> Path:
     q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
     q_state = jax.device_put(q_state, device)
     rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
+    checkpoints.keep(rb=rb, act_rng=act_rng, sample_rng=sample_rng)
 
     # What is compiled, and warmed up on a copy, so that compilation does not count in SPS.
     def loss_fn(params: Any, target_params: Any, batch: Batch) -> tuple[Array, ...]:
@@ -512,10 +540,10 @@ def main(args: Args) -> Path:
         sticky_actions=args.sticky_actions,
         max_frames=args.eval_max_frames,
     )
-    learner = {"device": device_name(device), "compiled": True, "bf16": bf16}
-    with start_run(args, protocol(args) | learner) as tracker:
+    about = {"device": device_name(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
+    with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, steps_done, metrics, names = -float("inf"), 0, None, ("losses/td_loss", "losses/q_values")
+        best, metrics, names = -float("inf"), None, ("losses/td_loss", "losses/q_values")
 
         @tracker.paused()
         def evaluate_network(step: int) -> Evaluation:
@@ -531,8 +559,9 @@ def main(args: Args) -> Path:
             return result
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
-        tracker.phase("training", args.total_timesteps)
-        for global_step in range(0, args.total_timesteps, args.num_envs):
+        steps_done, best, metrics, q_state = checkpoints.begin("training", 0, best, metrics, q_state)
+        tracker.phase("training", args.total_timesteps, first=steps_done)
+        for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
             # replay keeps what was played.
             obs = jax.device_put(next_obs, device)
@@ -566,8 +595,17 @@ def main(args: Args) -> Path:
             due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
             if due and steps_done < args.total_timesteps:
                 evaluate_network(steps_done)
+            if checkpoints.due(steps_done):
+                read_metrics(metrics, names)  # a run that has diverged is not saved
+                rb.cut(jax.device_put(next_obs, device))
+                envs.close()
+                envs, next_obs, infos = make_envs(args, 0, steps_done)
+                fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+                checkpoints.save(steps_done, best, metrics, q_state)
         envs.close()
         read_metrics(metrics, names)  # so that no loss goes unseen
+        checkpoints.drop("rb")  # it has served
+        checkpoints.save(steps_done, best, metrics, q_state)
 
         scores = {"agent": evaluate_network(steps_done)}
         if args.save_model:

@@ -30,9 +30,10 @@ from cleanrl_utils.atari import (
     num_threads,
     protocol,
 )
+from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.devices_torch import can_compile, choose_devices, use_bf16, use_onednn
-from cleanrl_utils.evals import Evaluation, require_video
+from cleanrl_utils.devices_torch import be_deterministic, can_compile, choose_devices, use_bf16, use_onednn
+from cleanrl_utils.evals import Act, Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.seeds import env_seeds
@@ -81,6 +82,13 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
+    checkpoint_frequency: int = 0
+    """STEPS (offline: updates) between checkpoints, which cut all games: 27,000 per environment let each be played;
+    0: none"""
+    resume: str | None = None
+    """go on from the latest checkpoint of this run folder, with all flags of that run"""
+    resume_anyway: bool = False
+    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -178,7 +186,7 @@ def check(args: Args) -> None:
     )  # fmt: skip
     config.require_seed(args)
     config.require_not_negative(
-        args, "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
+        args, "checkpoint_frequency", "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
         "distill_decay_steps", "learning_rate_end", "offline_learning_rate_end",
     )  # fmt: skip
     config.require_probability(
@@ -195,8 +203,8 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, infos).
 
     Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
     game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
@@ -211,7 +219,7 @@ def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray
         life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
         reward_clipping=False,
     )
-    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
     return envs, obs, infos
 
 
@@ -335,6 +343,10 @@ class ReplayBuffer:
     after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
+    # What a checkpoint holds of it.
+    KEPT = ("frames", "actions", "rewards", "terminations", "truncations", "ages", "valid", "age")
+    KEPT += ("head", "num_stored", "num_valid", "num_added")
+
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
         if self.num_rows < self.min_rows(n_step):
@@ -386,6 +398,17 @@ class ReplayBuffer:
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def cut(self, obs: Tensor) -> None:
+        """End all games here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
+
+        That is held by one more row, which is no step.
+        """
+        last = (self.head - 1) % self.num_rows
+        row = slice(last * self.num_envs, (last + 1) * self.num_envs)
+        self.truncations[row] |= torch.as_tensor(self.valid[last]).to(self.truncations.device) & ~self.terminations[row]
+        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
+        self.add(obs, blank, blank, blank, blank, resets)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
@@ -643,13 +666,33 @@ def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], n
     return lambda obs: greedy_actions(network, torch.as_tensor(obs, device=device)).cpu().numpy()
 
 
-def collect(act: Callable[[Tensor], Tensor], args: Args, rb: ReplayBuffer, device: torch.device, tracker: Tracker) -> None:
+def evaluate_teacher(evaluate_policy: Callable[..., Evaluation], act: Act, source: str, args: Args) -> dict[str, Evaluation]:
+    """Scores of a random player and of the teacher. Raises `config.BadInput` for a teacher that is no better."""
+    with working("evaluating the teacher and a random player"):
+        random = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=1.0)
+        teacher = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=args.eval_epsilon)
+    if teacher.mean <= random.mean:
+        result = f"plays no better than random ({teacher} against {random})"
+        raise config.BadInput("--teacher-policy-hf-repo", source, result)
+    return {"random": random, "teacher": teacher}
+
+
+def collect(
+    act: Callable[[Tensor], Tensor],
+    device: torch.device,
+    args: Args,
+    rb: ReplayBuffer,
+    tracker: Tracker,
+    checkpoints: Checkpoints,
+) -> None:
     """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
     act_rng = np.random.default_rng([args.seed, 1])
-    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    checkpoints.keep(rb=rb, act_rng=act_rng)
+    envs, next_obs, infos = make_envs(args, seed_purpose=0, step=checkpoints.first_step)
     fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
-    tracker.phase("teacher's data", args.teacher_steps)
-    for step in range(0, args.teacher_steps, args.num_envs):
+    (steps_done,) = checkpoints.begin("collection", 0)
+    tracker.phase("teacher's data", args.teacher_steps, first=steps_done)
+    for step in range(steps_done, args.teacher_steps, args.num_envs):
         obs = torch.as_tensor(next_obs, device=device)
         epsilon = linear_schedule(args.teacher_start_e, args.teacher_end_e, args.teacher_steps, step)
         actions = fire(epsilon_greedy(act(obs).cpu().numpy(), num_actions, epsilon, act_rng))
@@ -660,20 +703,35 @@ def collect(act: Callable[[Tensor], Tensor], args: Args, rb: ReplayBuffer, devic
         rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
         fire.observe(infos)
 
-        tracker.advance(step + args.num_envs)
+        steps_done = step + args.num_envs
+        tracker.advance(steps_done)
+        if checkpoints.due(steps_done):
+            rb.cut(torch.as_tensor(next_obs, device=device))
+            envs.close()
+            envs, next_obs, infos = make_envs(args, 0, steps_done)
+            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            checkpoints.save(steps_done)
     envs.close()
 
 
 def train_offline(
-    learner: Learner, args: Args, rb: ReplayBuffer, tracker: Tracker, evaluate_student: Callable[[int], None]
+    learner: Learner,
+    args: Args,
+    rb: ReplayBuffer,
+    tracker: Tracker,
+    checkpoints: Checkpoints,
+    evaluate_student: Callable[[int], None],
 ) -> None:
     """Train on the teacher's buffer: the loop without environments. A step is an update; the distillation stays whole."""
     sample_rng = np.random.default_rng([args.seed, 2])
+    checkpoints.keep(sample_rng=sample_rng)
+    checkpoints.keep_once(rb=rb)  # written here; the phase's checkpoints refer to it
     update = learner.updater(rb, args)
     lr_end = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
     metrics, names = None, tuple(f"charts/offline/{name}" for name in ("loss", "q_loss", "distill_loss", "q_values"))
-    tracker.phase("offline training", args.offline_steps, "updates")
-    for step in range(args.offline_steps):
+    steps_done, metrics = checkpoints.begin("offline", 0, metrics)
+    tracker.phase("offline training", args.offline_steps, "updates", first=steps_done)
+    for step in range(steps_done, args.offline_steps):
         learner.set_rates(args.distill_coefficient, linear_schedule(args.learning_rate, lr_end, args.offline_steps, step))
         for index in to_device(rb.draw(1, args.batch_size, sample_rng), rb.frames.device):
             metrics = update(index)
@@ -685,8 +743,12 @@ def train_offline(
             tracker.scalars(read_metrics(metrics, names), step + 1)
         if args.offline_eval_frequency and crossed(step, 1, args.offline_eval_frequency) and step + 1 < args.offline_steps:
             evaluate_student(step + 1)
+        if checkpoints.due(step + 1):
+            read_metrics(metrics, names)  # a run that has diverged is not saved
+            checkpoints.save(step + 1, metrics)
     tracker.advance(args.offline_steps)
     read_metrics(metrics, names)  # so that no loss goes unseen
+    checkpoints.save(args.offline_steps, metrics)
 
 
 def train_online(
@@ -697,6 +759,7 @@ def train_online(
     teacher_return: float,
     random_return: float,
     tracker: Tracker,
+    checkpoints: Checkpoints,
     evaluate_student: Callable[[int], None],
 ) -> int:
     """Go on online: the loop of dqn_atari.py, with a distillation that fades as the student nears its teacher.
@@ -705,16 +768,17 @@ def train_online(
     """
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (3, 4))
     update = learner.updater(rb, args)
-    envs, next_obs, infos = make_envs(args, seed_purpose=5)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     returns: deque[float] = deque(maxlen=10)
+    checkpoints.keep(rb=rb, act_rng=act_rng, sample_rng=sample_rng, returns=returns)
+    envs, next_obs, infos = make_envs(args, seed_purpose=5, step=checkpoints.first_step)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     lr_start = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
     lr_end = lr_start if args.learning_rate_end is None else args.learning_rate_end
     metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
     exploration_steps = args.exploration_fraction * args.total_timesteps
-    steps_done = 0
-    tracker.phase("online training", args.total_timesteps)
-    for global_step in range(0, args.total_timesteps, args.num_envs):
+    steps_done, metrics = checkpoints.begin("online", 0, metrics)
+    tracker.phase("online training", args.total_timesteps, first=steps_done)
+    for global_step in range(steps_done, args.total_timesteps, args.num_envs):
         # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
         # replay keeps what was played.
         # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
@@ -751,8 +815,17 @@ def train_online(
         due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
         if due and steps_done < args.total_timesteps:
             evaluate_student(steps_done)
+        if checkpoints.due(steps_done):
+            read_metrics(metrics, names)  # a run that has diverged is not saved
+            rb.cut(torch.as_tensor(next_obs, device=learner.device))
+            envs.close()
+            envs, next_obs, infos = make_envs(args, 5, steps_done)
+            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            checkpoints.save(steps_done, metrics)
     envs.close()
     read_metrics(metrics, names)  # so that no loss goes unseen
+    checkpoints.drop("rb")  # it has served
+    checkpoints.save(steps_done, metrics)
     return steps_done
 
 
@@ -761,26 +834,26 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
+    checkpoints = Checkpoints(args)
 
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.deterministic = args.torch_deterministic
+    be_deterministic(args, device)
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
     num_actions = count_actions(args.env_id)
     teacher_network, source = load_teacher(args, num_actions)
     teacher_network = teacher_network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    checkpoints.keep(teacher_network=teacher_network)
     evaluate_policy = functools.partial(
         evaluate, env_id=args.env_id, seed=args.seed, sticky_actions=args.sticky_actions, max_frames=args.eval_max_frames
     )
     teacher_player = player(teacher_network, device)
-    with working("evaluating the teacher and a random player"):
-        episodes = args.teacher_eval_episodes
-        scores = {"random": evaluate_policy(teacher_player, episodes=episodes, epsilon=1.0)}
-        scores["teacher"] = evaluate_policy(teacher_player, episodes=episodes, epsilon=args.eval_epsilon)
-    if scores["teacher"].mean <= scores["random"].mean:
-        result = f"plays no better than random ({scores['teacher']} against {scores['random']})"
-        raise config.BadInput("--teacher-policy-hf-repo", source, result)
+    scores: dict[str, Evaluation] = {}
+    best = {"return": -float("inf")}
+    checkpoints.keep(scores=scores, best=best)
+    if not scores:
+        scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
 
     # On a CPU torch.compile slows an IMPALA network down: docs/log.md.
     slower = device.type == "cpu" and args.student != "nature"
@@ -800,8 +873,7 @@ def main(args: Args) -> Path:
         fused=device.type != "mps",
         capturable=device.type == "cuda",
     )
-
-    rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
+    checkpoints.keep(q_network=q_network, target_network=target_network, optimizer=optimizer)
 
     # What is compiled, here and in `make_update`, and warmed up so that compilation does not count in SPS.
     def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
@@ -816,12 +888,11 @@ def main(args: Args) -> Path:
     learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, learning_rate, device, compiled)
     student_player = player(q_network, device)
 
-    about = {"device": device.type, "compiled": compiled, "bf16": bf16, "teacher": models.public_name(source)}
-    with start_run(args, protocol(args) | about) as tracker:
+    about = {"device": device.type, "compiled": compiled, "bf16": bf16, "threads": torch.get_num_threads()}
+    about["teacher"] = models.public_name(source)
+    with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best = -float("inf")
 
-        @tracker.paused()
         def evaluate_student(step: int, metric: str, film: str) -> Evaluation:
             result = evaluate_policy(student_player, episodes=args.eval_episodes, epsilon=args.eval_epsilon)
             tracker.scalars({metric: result.mean}, step)
@@ -829,33 +900,40 @@ def main(args: Args) -> Path:
                 film_game(student_player, args, tracker.folder.name, f"{film}-{step}")
             return result
 
+        @tracker.paused()
+        def evaluate_offline(step: int) -> Evaluation:
+            return evaluate_student(step, "charts/offline/avg_episodic_return", "offline")
+
+        @tracker.paused()
         def evaluate_online(step: int) -> Evaluation:
-            nonlocal best
             result = evaluate_student(step, "eval/episodic_return", "online")
-            if args.save_model and args.eval_frequency and result.mean > best:
+            if args.save_model and args.eval_frequency and result.mean > best["return"]:
                 models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
-            best = max(best, result.mean)
+            best["return"] = max(best["return"], result.mean)
             return result
 
-        evaluate_offline = functools.partial(evaluate_student, metric="charts/offline/avg_episodic_return", film="offline")
-        tracker.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
-        if args.capture_video:
-            film_game(teacher_player, args, tracker.folder.name, "teacher")
+        if not checkpoints.resumed:
+            tracker.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
+            if args.capture_video:
+                film_game(teacher_player, args, tracker.folder.name, "teacher")
 
-        collect(teacher_act, args, rb, device, tracker)
-        train_offline(learner, args, rb, tracker, evaluate_offline)
-        scores["offline student"] = evaluate_offline(args.offline_steps)
-        if args.save_model:
-            models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-offline"))
+        if checkpoints.at("collection", "offline"):  # a resumed run may be past them
+            rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
+            if checkpoints.at("collection"):
+                collect(teacher_act, device, args, rb, tracker, checkpoints)
+            train_offline(learner, args, rb, tracker, checkpoints, evaluate_offline)
+            scores["offline student"] = evaluate_offline(args.offline_steps)
+            if args.save_model:
+                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-offline"))
 
-        # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
-        del rb
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        sync(q_network, target_network, tau=1.0)
+            # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
+            checkpoints.drop("rb")
+            del rb
+            torch.cuda.empty_cache()  # does nothing elsewhere
+            sync(q_network, target_network, tau=1.0)
         rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
         goals = scores["teacher"].mean, scores["random"].mean
-        steps_done = train_online(learner, act, args, rb, *goals, tracker, evaluate_online)
+        steps_done = train_online(learner, act, args, rb, *goals, tracker, checkpoints, evaluate_online)
         scores["online student"] = evaluate_online(steps_done)
         if args.save_model:
             models.save_weights(q_network.state_dict(), model_path)

@@ -32,9 +32,10 @@ from cleanrl_utils.atari import (
     num_threads,
     protocol,
 )
-from cleanrl_utils.devices import keep_freed_memory
+from cleanrl_utils.checkpoint import Checkpoints
+from cleanrl_utils.devices import keep_freed_memory, num_cores
 from cleanrl_utils.devices_jax import choose_devices, device_name, use_bf16
-from cleanrl_utils.evals import Evaluation, require_video
+from cleanrl_utils.evals import Act, Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.seeds import env_seeds
@@ -79,6 +80,13 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
+    checkpoint_frequency: int = 0
+    """STEPS (offline: updates) between checkpoints, which cut all games: 27,000 per environment let each be played;
+    0: none"""
+    resume: str | None = None
+    """go on from the latest checkpoint of this run folder, with all flags of that run"""
+    resume_anyway: bool = False
+    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -176,7 +184,7 @@ def check(args: Args) -> None:
     )  # fmt: skip
     config.require_seed(args)
     config.require_not_negative(
-        args, "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
+        args, "checkpoint_frequency", "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
         "distill_decay_steps", "learning_rate_end", "offline_learning_rate_end",
     )  # fmt: skip
     config.require_probability(
@@ -193,8 +201,8 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own: (envs, obs, infos).
+def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, infos).
 
     Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
     game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
@@ -209,7 +217,7 @@ def make_envs(args: Args, seed_purpose: int) -> tuple[AtariVectorEnv, np.ndarray
         life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
         reward_clipping=False,
     )
-    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, 0, args.num_envs))
+    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
     return envs, obs, infos
 
 
@@ -348,6 +356,9 @@ class ReplayBuffer:
     after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
+    # What a checkpoint holds of it.
+    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid", "num_added")
+
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
         if self.num_rows < self.min_rows(n_step):
@@ -396,6 +407,22 @@ class ReplayBuffer:
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
+
+    def cut(self, obs: Array) -> None:
+        """End all games here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
+
+        That is held by one more row, which is no step.
+        """
+        last = (self.head - 1) % self.num_rows
+        terminated, truncated = (
+            np.asarray(lax.dynamic_slice_in_dim(ring, last * self.num_envs, self.num_envs))
+            for ring in (self.rings.terminations, self.rings.truncations)
+        )
+        truncated = jax.device_put(truncated | self.valid[last] & ~terminated, self.device)
+        truncations = lax.dynamic_update_slice_in_dim(self.rings.truncations, truncated, last * self.num_envs, 0)
+        self.rings = self.rings._replace(truncations=truncations)
+        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
+        self.add(obs, blank, blank, blank, blank, resets)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
@@ -614,6 +641,8 @@ def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, flo
 class Learner:
     """What is trained, `q_state`, replaced by every update; and what trains it."""
 
+    KEPT = ("q_state", "teacher_params")  # what a checkpoint holds of it
+
     q_state: QState
     learn: Callable[..., tuple[QState, Array]]
     teacher_params: Any
@@ -641,13 +670,33 @@ def warm_up(learner: Learner, rb: ReplayBuffer, args: Args, *num_updates: int) -
         jax.block_until_ready(copy.update(rb, np.zeros((number, args.batch_size), np.int64), 0.0, 0.0))
 
 
-def collect(act: Callable[[Array], Array], args: Args, rb: ReplayBuffer, device: jax.Device, tracker: Tracker) -> None:
+def evaluate_teacher(evaluate_policy: Callable[..., Evaluation], act: Act, source: str, args: Args) -> dict[str, Evaluation]:
+    """Scores of a random player and of the teacher. Raises `config.BadInput` for a teacher that is no better."""
+    with working("evaluating the teacher and a random player"):
+        random = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=1.0)
+        teacher = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=args.eval_epsilon)
+    if teacher.mean <= random.mean:
+        result = f"plays no better than random ({teacher} against {random})"
+        raise config.BadInput("--teacher-policy-hf-repo", source, result)
+    return {"random": random, "teacher": teacher}
+
+
+def collect(
+    act: Callable[[Array], Array],
+    device: jax.Device,
+    args: Args,
+    rb: ReplayBuffer,
+    tracker: Tracker,
+    checkpoints: Checkpoints,
+) -> None:
     """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
     act_rng = np.random.default_rng([args.seed, 1])
-    envs, next_obs, infos = make_envs(args, seed_purpose=0)
+    checkpoints.keep(rb=rb, act_rng=act_rng)
+    envs, next_obs, infos = make_envs(args, seed_purpose=0, step=checkpoints.first_step)
     fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
-    tracker.phase("teacher's data", args.teacher_steps)
-    for step in range(0, args.teacher_steps, args.num_envs):
+    (steps_done,) = checkpoints.begin("collection", 0)
+    tracker.phase("teacher's data", args.teacher_steps, first=steps_done)
+    for step in range(steps_done, args.teacher_steps, args.num_envs):
         obs = jax.device_put(next_obs, device)
         epsilon = linear_schedule(args.teacher_start_e, args.teacher_end_e, args.teacher_steps, step)
         actions = fire(epsilon_greedy(np.asarray(act(obs)), num_actions, epsilon, act_rng))
@@ -658,19 +707,34 @@ def collect(act: Callable[[Array], Array], args: Args, rb: ReplayBuffer, device:
         rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
         fire.observe(infos)
 
-        tracker.advance(step + args.num_envs)
+        steps_done = step + args.num_envs
+        tracker.advance(steps_done)
+        if checkpoints.due(steps_done):
+            rb.cut(jax.device_put(next_obs, device))
+            envs.close()
+            envs, next_obs, infos = make_envs(args, 0, steps_done)
+            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            checkpoints.save(steps_done)
     envs.close()
 
 
 def train_offline(
-    learner: Learner, args: Args, rb: ReplayBuffer, tracker: Tracker, evaluate_student: Callable[[int], None]
+    learner: Learner,
+    args: Args,
+    rb: ReplayBuffer,
+    tracker: Tracker,
+    checkpoints: Checkpoints,
+    evaluate_student: Callable[[int], None],
 ) -> None:
     """Train on the teacher's buffer: the loop without environments. A step is an update; the distillation stays whole."""
     sample_rng = np.random.default_rng([args.seed, 2])
+    checkpoints.keep(sample_rng=sample_rng)
+    checkpoints.keep_once(rb=rb)  # written here; the phase's checkpoints refer to it
     lr_end = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
     metrics, names = None, tuple(f"charts/offline/{name}" for name in ("loss", "q_loss", "distill_loss", "q_values"))
-    tracker.phase("offline training", args.offline_steps, "updates")
-    for step in range(args.offline_steps):
+    steps_done, metrics = checkpoints.begin("offline", 0, metrics)
+    tracker.phase("offline training", args.offline_steps, "updates", first=steps_done)
+    for step in range(steps_done, args.offline_steps):
         learning_rate = linear_schedule(args.learning_rate, lr_end, args.offline_steps, step)
         indices = rb.draw(1, args.batch_size, sample_rng)
         if len(indices):
@@ -683,8 +747,12 @@ def train_offline(
             tracker.scalars(read_metrics(metrics, names), step + 1)
         if args.offline_eval_frequency and crossed(step, 1, args.offline_eval_frequency) and step + 1 < args.offline_steps:
             evaluate_student(step + 1)
+        if checkpoints.due(step + 1):
+            read_metrics(metrics, names)  # a run that has diverged is not saved
+            checkpoints.save(step + 1, metrics)
     tracker.advance(args.offline_steps)
     read_metrics(metrics, names)  # so that no loss goes unseen
+    checkpoints.save(args.offline_steps, metrics)
 
 
 def train_online(
@@ -695,6 +763,7 @@ def train_online(
     teacher_return: float,
     random_return: float,
     tracker: Tracker,
+    checkpoints: Checkpoints,
     evaluate_student: Callable[[int], None],
 ) -> int:
     """Go on online: the loop of dqn_atari_jax.py, with a distillation that fades as the student nears its teacher.
@@ -702,16 +771,17 @@ def train_online(
     Returns the number of steps done.
     """
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (3, 4))
-    envs, next_obs, infos = make_envs(args, seed_purpose=5)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     returns: deque[float] = deque(maxlen=10)
+    checkpoints.keep(rb=rb, act_rng=act_rng, sample_rng=sample_rng, returns=returns)
+    envs, next_obs, infos = make_envs(args, seed_purpose=5, step=checkpoints.first_step)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     lr_start = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
     lr_end = lr_start if args.learning_rate_end is None else args.learning_rate_end
     metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
     exploration_steps = args.exploration_fraction * args.total_timesteps
-    steps_done = 0
-    tracker.phase("online training", args.total_timesteps)
-    for global_step in range(0, args.total_timesteps, args.num_envs):
+    steps_done, metrics = checkpoints.begin("online", 0, metrics)
+    tracker.phase("online training", args.total_timesteps, first=steps_done)
+    for global_step in range(steps_done, args.total_timesteps, args.num_envs):
         # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
         # replay keeps what was played.
         # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
@@ -749,8 +819,17 @@ def train_online(
         due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
         if due and steps_done < args.total_timesteps:
             evaluate_student(steps_done)
+        if checkpoints.due(steps_done):
+            read_metrics(metrics, names)  # a run that has diverged is not saved
+            rb.cut(jax.device_put(next_obs, learner.q_state.finite.device))
+            envs.close()
+            envs, next_obs, infos = make_envs(args, 5, steps_done)
+            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            checkpoints.save(steps_done, metrics)
     envs.close()
     read_metrics(metrics, names)  # so that no loss goes unseen
+    checkpoints.drop("rb")  # it has served
+    checkpoints.save(steps_done, metrics)
     return steps_done
 
 
@@ -759,6 +838,7 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
+    checkpoints = Checkpoints(args)
 
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     q_key = jax.random.key(args.seed)
@@ -772,13 +852,11 @@ def main(args: Args) -> Path:
         evaluate, env_id=args.env_id, seed=args.seed, sticky_actions=args.sticky_actions, max_frames=args.eval_max_frames
     )
     teacher_player = player(teacher_act, teacher_params)
-    with working("evaluating the teacher and a random player"):
-        episodes = args.teacher_eval_episodes
-        scores = {"random": evaluate_policy(teacher_player, episodes=episodes, epsilon=1.0)}
-        scores["teacher"] = evaluate_policy(teacher_player, episodes=episodes, epsilon=args.eval_epsilon)
-    if scores["teacher"].mean <= scores["random"].mean:
-        result = f"plays no better than random ({scores['teacher']} against {scores['random']})"
-        raise config.BadInput("--teacher-policy-hf-repo", source, result)
+    scores: dict[str, Evaluation] = {}
+    best = {"return": -float("inf")}
+    checkpoints.keep(scores=scores, best=best)
+    if not scores:
+        scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
 
     bf16 = use_bf16(args, device)
     for field in ("teacher_steps", "buffer_size"):
@@ -790,8 +868,6 @@ def main(args: Args) -> Path:
     q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
     q_state = jax.device_put(q_state, device)
 
-    rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
-
     # What is compiled, and warmed up so that compilation does not count in SPS.
     def loss_fn(params: Any, target_params: Any, batch: Batch, coefficient: Array, teacher_params: Any) -> tuple[Array, ...]:
         networks = q_network.bind(params), q_network.bind(target_params), teacher_network.bind(teacher_params)
@@ -801,19 +877,18 @@ def main(args: Args) -> Path:
     # XLA runs convolutions inside a loop ten times slower on the CPU.
     learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
     learner = Learner(q_state, learn, teacher_params)
+    checkpoints.keep(learner=learner)
     with working("compiling"):
         blank = jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), device)
-        act(q_state.params, blank), teacher_act(teacher_params, blank)
+        act(learner.q_state.params, blank), teacher_act(learner.teacher_params, blank)
         for num_games in (args.eval_episodes, 1):
-            player(act, q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
-        warm_up(learner, rb, args, 1)
+            player(act, learner.q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
 
-    about = {"device": device_name(device), "compiled": True, "bf16": bf16, "teacher": models.public_name(source)}
-    with start_run(args, protocol(args) | about) as tracker:
+    about = {"device": device_name(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
+    about["teacher"] = models.public_name(source)
+    with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best = -float("inf")
 
-        @tracker.paused()
         def evaluate_student(step: int, metric: str, film: str) -> Evaluation:
             student_player = player(act, learner.q_state.params)
             result = evaluate_policy(student_player, episodes=args.eval_episodes, epsilon=args.eval_epsilon)
@@ -822,32 +897,41 @@ def main(args: Args) -> Path:
                 film_game(student_player, args, tracker.folder.name, f"{film}-{step}")
             return result
 
+        @tracker.paused()
+        def evaluate_offline(step: int) -> Evaluation:
+            return evaluate_student(step, "charts/offline/avg_episodic_return", "offline")
+
+        @tracker.paused()
         def evaluate_online(step: int) -> Evaluation:
-            nonlocal best
             result = evaluate_student(step, "eval/episodic_return", "online")
-            if args.save_model and args.eval_frequency and result.mean > best:
+            if args.save_model and args.eval_frequency and result.mean > best["return"]:
                 models.save_params(learner.q_state.params, model_path.with_stem(f"{args.exp_name}-best"))
-            best = max(best, result.mean)
+            best["return"] = max(best["return"], result.mean)
             return result
 
-        evaluate_offline = functools.partial(evaluate_student, metric="charts/offline/avg_episodic_return", film="offline")
-        tracker.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
-        if args.capture_video:
-            film_game(teacher_player, args, tracker.folder.name, "teacher")
+        if not checkpoints.resumed:
+            tracker.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
+            if args.capture_video:
+                film_game(teacher_player, args, tracker.folder.name, "teacher")
 
-        collect(functools.partial(teacher_act, teacher_params), args, rb, device, tracker)
-        train_offline(learner, args, rb, tracker, evaluate_offline)
-        scores["offline student"] = evaluate_offline(args.offline_steps)
-        if args.save_model:
-            models.save_params(learner.q_state.params, model_path.with_stem(f"{args.exp_name}-offline"))
+        if checkpoints.at("collection", "offline"):  # a resumed run may be past them
+            rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
+            warm_up(learner, rb, args, 1)
+            if checkpoints.at("collection"):
+                collect(functools.partial(teacher_act, learner.teacher_params), device, args, rb, tracker, checkpoints)
+            train_offline(learner, args, rb, tracker, checkpoints, evaluate_offline)
+            scores["offline student"] = evaluate_offline(args.offline_steps)
+            if args.save_model:
+                models.save_params(learner.q_state.params, model_path.with_stem(f"{args.exp_name}-offline"))
 
-        # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
-        del rb
-        learner.sync(tau=1.0)
+            # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
+            checkpoints.drop("rb")
+            del rb
+            learner.sync(tau=1.0)
         rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
         warm_up(learner, rb, args, args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency))
         goals = scores["teacher"].mean, scores["random"].mean
-        steps_done = train_online(learner, act, args, rb, *goals, tracker, evaluate_online)
+        steps_done = train_online(learner, act, args, rb, *goals, tracker, checkpoints, evaluate_online)
         scores["online student"] = evaluate_online(steps_done)
         if args.save_model:
             models.save_params(learner.q_state.params, model_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from typing import Any
 
 import ale_py
@@ -12,6 +11,7 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl_utils.config import BadInput
+from cleanrl_utils.devices import num_cores
 
 gym.register_envs(ale_py)
 
@@ -58,8 +58,7 @@ def _is_atari(spec: gym.envs.registration.EnvSpec) -> bool:
 
 def num_threads(num_envs: int) -> int:
     """Threads that step `num_envs` games: one each, at most one per core this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(num_envs, cores)
+    return min(num_envs, num_cores())
 
 
 def waits_for_fire(meanings: list[str]) -> bool:

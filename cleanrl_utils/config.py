@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 import types
 import typing
@@ -57,26 +58,63 @@ class BadInput(Exception):
         super().__init__(" ".join(f"{flag} {value}: {allowed}".split()))
 
 
+class WriteError(OSError):
+    """A file that could not be written: a full disk, most often."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror or first_line(error), str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: cannot be written ({self.strerror})"
+
+
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
-    """Parse the flags and call `main`; a `BadInput` ends the process with one line and status 2."""
+    """Parse the flags and call `main`; what goes wrong ends the process with one line and a status.
+
+    2: a mistake of the user's (`BadInput`); 1: training diverged, or a file could not be written; 130: Ctrl-C.
+    """
     try:
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
     except BadInput as error:
         notice(f"error: {error}")
         sys.exit(2)
-    except FloatingPointError as error:  # training diverged
+    except (FloatingPointError, WriteError) as error:
         notice(f"error: {error}")
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def parse(args_class: type[Args], argv: list[str]) -> Args:
     """Flags as an `args_class`: its defaults, under the values of `--config FILE`, under the command line.
 
-    Raises `BadInput` for an unusable configuration file; a bad flag ends the process with one line and status 2.
+    Under `--resume RUN_FOLDER` they are that run's, all of them. Raises `BadInput` for an unusable configuration file or
+    run folder; a bad flag ends the process with one line and status 2.
     """
-    path = next((argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"), None)
-    path = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), path)
-    default = args_class(**load_yaml(path, args_class)) if path is not None else args_class()
+    resumed, path = _option(argv, "--resume"), _option(argv, "--config")
+    if resumed is not None and hasattr(args_class, "resume"):
+        default = args_class(**run_flags(Path(resumed), args_class) | {"resume": resumed})
+        args = _parse(args_class, default, argv)
+        for name in (name for name in vars(args) if name != "resume_anyway"):
+            if getattr(args, name) != getattr(default, name):
+                allowed = f"--resume takes all flags from the run, where it is {getattr(default, name)}"
+                raise BadInput(flag(name), getattr(args, name), allowed)
+        return args
+    return _parse(args_class, args_class(**load_yaml(path, args_class)) if path is not None else args_class(), argv)
+
+
+def _option(argv: list[str], name: str) -> str | None:
+    """The value of an option on the command line, looked for before the others are parsed."""
+    for i in reversed(range(len(argv))):
+        if argv[i] == name and i + 1 < len(argv):
+            return argv[i + 1]
+        if argv[i].startswith(f"{name}="):
+            return argv[i].removeprefix(f"{name}=")
+    return None
+
+
+def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
+    """The command line over `default`."""
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -106,18 +144,53 @@ def load_yaml(path: str, args_class: type) -> dict[str, Any]:
         raise BadInput("--config", path, f"line {tag.start_mark.line + 1} has a tag; plain values only")
     if not isinstance(values, dict):
         raise BadInput("--config", path, "must hold `flag: value` lines")
+    return _checked(values, args_class, "--config", path, not_in_files=("config", "resume", "resume_anyway"))
+
+
+def run_flags(folder: Path, args_class: type) -> dict[str, Any]:
+    """The flags that a run of this script was started with, from its config.json.
+
+    Raises `BadInput` where there is no such file, or one of another script, or one that is damaged.
+    """
+    path = folder / "config.json"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        flags, script = dict(run["flags"]), run.get("script")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise BadInput("--resume", folder, f"is no run folder: its config.json cannot be read ({reason})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise BadInput("--resume", folder, "has a config.json that is damaged, or not of a run") from None
+    if script != script_name(args_class):
+        raise BadInput("--resume", folder, f"is a run of {script}, not of {script_name(args_class)}")
+    if run.get("status") == "complete":
+        raise BadInput("--resume", folder, "is complete: nothing is left to do")
+    for name in ("resume", "resume_anyway"):
+        flags.pop(name, None)
+    return _checked(flags, args_class, "--resume", str(path))
+
+
+def script_name(args_class: type) -> str:
+    """The name of the script that an `Args` is of: `dqn_atari`, however it was started."""
+    return Path(sys.modules[args_class.__module__].__file__ or "").stem
+
+
+def _checked(
+    values: dict[str, Any], args_class: type, source: str, path: str, not_in_files: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Values of a file by field, each checked against its field's type. Raises `BadInput`."""
     hints = typing.get_type_hints(args_class)
     checked = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
-        if name not in hints or name == "config":
+        if name not in hints or name in not_in_files:
             close = difflib.get_close_matches(name, hints, n=1)
-            raise BadInput("--config", path, f"unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else ""))
-        checked[name] = _typed(value, hints[name], f"{path}: {key}")
+            raise BadInput(source, path, f"unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+        checked[name] = _typed(value, hints[name], source, f"{path}: {key}")
     return checked
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def _typed(value: Any, hint: Any, source: str, where: str) -> Any:
     """`value` if it has the type `hint`; integers and strings like 1e-4 (text in YAML 1.1) pass as floats."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     options = typing.get_args(hint) if union else (hint,)
@@ -130,7 +203,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             except (TypeError, ValueError, OverflowError):
                 continue
         if typing.get_origin(option) is tuple and isinstance(value, list):
-            return tuple(_typed(item, typing.get_args(option)[0], where) for item in value)
+            return tuple(_typed(item, typing.get_args(option)[0], source, where) for item in value)
         if option == dict[str, Any] and not _is_json_object(value):
             continue
         if type(value) is (typing.get_origin(option) or option):
@@ -139,7 +212,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     names |= {tuple: "a list", dict: "a mapping of plain values by name"}
     kinds = ((typing.get_origin(option) or option, typing.get_args(option)) for option in options)
     allowed = " or ".join(names.get(kind) or " or ".join(map(repr, choices)) for kind, choices in kinds)
-    raise BadInput("--config", where, f"{value!r} must be {allowed}")
+    raise BadInput(source, where, f"{value!r} must be {allowed}")
 
 
 def flag(field: str) -> str:
@@ -206,7 +279,10 @@ def notice(text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is whole: under a temporary name, flushed to disk, then renamed."""
+    """A file that takes the place of `path` when it is whole: under a temporary name, flushed to disk, then renamed.
+
+    Raises `WriteError`; what was at `path` before is then still there.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -214,8 +290,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise WriteError(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to disk, so that a file's new name outlives a power cut; where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import Any
 
@@ -30,6 +31,11 @@ def device_names(args: Any, available: dict[str, bool], framework: str) -> tuple
     if cuda_graph and buffer_name != "cuda":
         raise BadInput("--cuda-graph", "on", f"needs --buffer-device cuda, not {buffer_name}")
     return name, buffer_name
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -22,6 +22,18 @@ def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
     return torch.device(name), torch.device(buffer_name)
 
 
+def be_deterministic(args: Any, device: torch.device) -> None:
+    """Under `--torch-deterministic`, the same weights from the same seed on CUDA too; on a CPU they are so in any case.
+
+    Warns of an operator that has no such kernel.
+    """
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it would fill each new tensor, for debugging
+
+
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile finds its compiler: C++ on the CPU, Triton on CUDA. Warns once if not."""
     if device.type == "cuda":

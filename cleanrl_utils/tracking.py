@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,50 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from cleanrl_utils.config import BadInput, file_name, first_line, write_json
+from cleanrl_utils.config import BadInput, WriteError, file_name, first_line, notice, script_name, write_json
 from cleanrl_utils.evals import Evaluation
 
 PACKAGES = ("torch", "jax", "flax", "optax", "scikit-learn", "numpy", "gymnasium", "ale-py", "flappy-bird-gymnasium")
 
 
+EVENT_FILE = "events.out.tfevents."
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The event files of a run, oldest first."""
+    return sorted(folder.glob(f"{EVENT_FILE}*"))
+
+
 class TensorBoard:
-    """Scalars in an event file, written without torch or tensorflow."""
+    """Scalars in an event file, written without torch or tensorflow, and without the host's name in its name."""
 
     def __init__(self, folder: Path) -> None:
-        self.writer = EventFileWriter(str(folder))
+        files = event_files(folder)
+        number = max([int(time.time()), *(int(path.name.split(".")[3]) + 1 for path in files)])  # TensorBoard reads by name
+        self.path = folder / f"{EVENT_FILE}{number:010d}"
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:
-        """Write all metrics at `step`."""
+        """Write all metrics at `step`, to be seen at once. Raises `WriteError`."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
-        self.writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
-    def close(self, results: dict[str, Any]) -> None:  # noqa: ARG002 - the results are in config.json
-        """Flush and close the file."""
-        self.writer.close()
+    def _write(self, event: Event) -> None:
+        try:
+            with self.path.open("ab") as file:
+                RecordWriter(file).write(event.SerializeToString())
+        except OSError as error:
+            raise WriteError(self.path, error) from None
+
+    def flush(self) -> None:
+        """Have what was written on the disk, for good."""
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+
+    def close(self, results: dict[str, Any]) -> None:
+        """Nothing is open, and the results are in config.json."""
 
 
 class WeightsAndBiases:
@@ -51,7 +74,13 @@ class WeightsAndBiases:
 
         try:
             self.run = wandb.init(
-                project=args.wandb_project_name, entity=args.wandb_entity, name=run_name, config=config, save_code=True
+                project=args.wandb_project_name,
+                entity=args.wandb_entity,
+                name=run_name,
+                config=config,
+                save_code=True,
+                id=config.get("wandb_run"),  # of a run that is resumed
+                resume="allow",
             )
         except wandb.errors.Error as error:
             raise BadInput("--track", "on", f"{first_line(error)}; `wandb login`, or WANDB_MODE=offline") from None
@@ -62,19 +91,38 @@ class WeightsAndBiases:
     def scalars(self, metrics: dict[str, float], step: int) -> None:
         """Log all metrics at `step` of their own clock."""
         clock = "offline_step" if next(iter(metrics)).startswith("charts/offline/") else "global_step"
-        self.run.log({**metrics, clock: step})
+        self._try(lambda: self.run.log({**metrics, clock: step}))
+
+    def flush(self) -> None:
+        """W&B keeps what it has not sent yet in files of its own."""
 
     def close(self, results: dict[str, Any]) -> None:
         """Store the results in the run's summary and finish."""
-        self.run.summary.update(results)
-        self.run.finish()
+        self._try(lambda: self.run.summary.update(results))
+        self._try(lambda: self.run.finish())
+
+    def _try(self, report: Callable[[], Any]) -> None:
+        """Report, unless W&B has failed before: training goes on without it."""
+        if self.run is None:
+            return
+        try:
+            report()
+        except Exception as error:  # whatever its client meets
+            self.run = None
+            notice(f"--track: Weights & Biases has failed ({first_line(error)}); the run goes on without it")
 
 
 class Tracker:
     """Where a loop reports: run folder, sinks for scalars, progress bar. `Tracker()` reports nowhere."""
 
-    def __init__(self, folder: Path | None = None, sinks: list[Any] | None = None, config: dict[str, Any] | None = None):
-        self.folder, self.sinks, self.config = folder, sinks or [], config or {}
+    def __init__(
+        self,
+        folder: Path | None = None,
+        sinks: list[Any] | None = None,
+        config: dict[str, Any] | None = None,
+        checkpoints: Any = None,
+    ) -> None:
+        self.folder, self.sinks, self.config, self.checkpoints = folder, sinks or [], config or {}, checkpoints
         self.started = time.time()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -87,15 +135,15 @@ class Tracker:
             disable=folder is None,
         )
         self.task = None
-        self.phase_started, self.done, self.latest = time.perf_counter(), 0, ""
+        self.name, self.phase_started, self.first, self.done, self.latest = "", time.perf_counter(), 0, 0, ""
         self.bar.start()
 
-    def phase(self, name: str, total: int, unit: str = "steps") -> None:
-        """Begin a phase: a new line of the progress bar and a new clock for `rate`."""
+    def phase(self, name: str, total: int, unit: str = "steps", first: int = 0) -> None:
+        """Begin a phase at its step `first`: a new line of the progress bar and a new clock for `rate`."""
         if self.task is not None:
             self.bar.stop_task(self.task)
-        self.phase_started, self.done, self.latest = time.perf_counter(), 0, ""
-        self.task = self.bar.add_task(name, total=total, unit=unit, rate=0, latest="")
+        self.name, self.phase_started, self.first, self.done, self.latest = name, time.perf_counter(), first, first, ""
+        self.task = self.bar.add_task(name, total=total, completed=first, unit=unit, rate=0, latest="")
 
     def advance(self, done: int) -> None:
         """Say how much of the phase is done."""
@@ -108,16 +156,17 @@ class Tracker:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the clock of `rate`: for evaluations and films."""
+        """For evaluations and films: stops the clock of `rate`; a signal to stop the run ends them at once."""
         started = time.perf_counter()
         try:
-            yield
+            with self.checkpoints.interruptible() if self.checkpoints else contextlib.nullcontext():
+                yield
         finally:
             self.phase_started += time.perf_counter() - started
 
     def rate(self) -> float:
         """Steps per second of this phase so far, without the time when the clock was stopped."""
-        return self.done / max(time.perf_counter() - self.phase_started, 1e-9)
+        return (self.done - self.first) / max(time.perf_counter() - self.phase_started, 1e-9)
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:
         """Report metrics at `step`."""
@@ -131,16 +180,21 @@ class Tracker:
             self.scalars({"charts/episodic_return": episodic_return, "charts/episodic_length": length}, step)
             self.latest = f"last return {episodic_return:g}"
 
+    def flush(self) -> dict[str, int]:
+        """Have all that was logged on the disk; returns the length of each event file."""
+        for sink in self.sinks:
+            sink.flush()
+        return {path.name: path.stat().st_size for path in event_files(self.folder)}
+
     def finish(self, results: dict[str, Any], scores: dict[str, Evaluation]) -> None:
         """Mark the run complete, with its results and scores, close everything and show the scores."""
         results = results | {"wall_time": round(time.time() - self.started, 1)}
         self.close(results | {f"score/{name}": score.mean for name, score in scores.items()})
         if self.folder is None:
             return
-        evaluations = {name: dataclasses.asdict(score) for name, score in scores.items()}
-        write_json(
-            self.folder / "config.json", self.config | {"status": "complete"} | results | {"evaluations": evaluations}
-        )
+        self.config |= {"status": "complete"} | results
+        self.config["evaluations"] = {name: dataclasses.asdict(score) for name, score in scores.items()}
+        write_json(self.folder / "config.json", self.config)
         table = Table("", "return", "games", "cut")
         for name, score in scores.items():
             table.add_row(name, str(score), str(len(score.returns)), str(score.capped))
@@ -155,26 +209,69 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Close all, and say in config.json how a run ended that did not come to `finish`."""
+        with contextlib.ExitStack() as stack:
+            if self.checkpoints is not None:
+                stack.callback(self.checkpoints.close)
+            self.close()
+            if kind is None or self.folder is None or self.config.get("status") != "running":
+                return
+            where = f"{self.name}, {self.done:,} steps done" if self.name else "before its first step"
+            status = "stopped" if issubclass(kind, SystemExit | KeyboardInterrupt) else "failed"
+            self.config |= {"status": status, "error": f"{kind.__name__}: {error} ({where})"}
+            with contextlib.suppress(WriteError):  # the reason may be that nothing can be written
+                write_json(self.folder / "config.json", self.config)
+            again = self.checkpoints is not None and self.checkpoints.how_to_resume()
+            if again:
+                notice(f"{status} in {where}; to go on from {again}")
+            if isinstance(error, FloatingPointError):
+                kept = "" if again else f"; the flags of {self.folder / 'config.json'} lead there again"
+                raise FloatingPointError(f"{error} ({where}{kept})") from None
 
 
-def start_run(args: Any, protocol: dict[str, Any]) -> Tracker:
+def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> Tracker:
     """Make `runs/{env_id}__{exp_name}__{seed}__{time}` with its config.json and return the run's tracker.
 
-    To be called when all input has been accepted. `protocol` is stored with the run: what its scores mean.
+    Or go on in the folder of the run that `checkpoints` resumes. To be called when all input has been accepted. `protocol`
+    is stored with the run: what its scores mean. Raises `WriteError` where there can be no folder.
     """
-    now = int(time.time())
-    name = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__"
-    while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
-        now += 1
-    folder = Path("runs") / f"{name}{now}"
-    config = {"status": "running", "flags": dataclasses.asdict(args), "protocol": protocol, "versions": versions()}
-    config |= {"commit": commit(), "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "hardware": hardware()}
-    sinks = [WeightsAndBiases(args, folder.name, config)] if args.track else []  # first, since it may refuse
-    folder.mkdir(parents=True)
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if checkpoints is not None:
+        checkpoints.require_same(protocol)
+    if checkpoints is not None and checkpoints.resumed:
+        folder = Path(args.resume)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config.pop("error", None)
+        config |= {"status": "running", "resumed": [*config.get("resumed", []), {"command": command, "commit": commit()}]}
+        checkpoints.cut_event_files()
+    else:
+        now = int(time.time())
+        name = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__"
+        while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
+            now += 1
+        folder = Path("runs") / f"{name}{now}"
+        config = {"status": "running", "script": script_name(type(args)), "flags": dataclasses.asdict(args)}
+        config |= {"protocol": protocol | {"checkpoint_frequency": getattr(args, "checkpoint_frequency", 0)}}
+        config |= {"versions": versions(), "commit": commit(), "command": command, "hardware": hardware()}
+    sinks = []
+    if args.track:  # before the folder is made, since it may refuse
+        sinks.append(WeightsAndBiases(args, folder.name, config))
+        config["wandb_run"] = sinks[0].run.id
+    make_folder(folder)
     write_json(folder / "config.json", config)
-    return Tracker(folder, [TensorBoard(folder), *sinks], config)
+    tracker = Tracker(folder, [TensorBoard(folder), *sinks], config, checkpoints)
+    if checkpoints is not None:
+        checkpoints.attach(tracker)
+    return tracker
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises `WriteError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(folder, error) from None
 
 
 def working(text: str) -> contextlib.AbstractContextManager:

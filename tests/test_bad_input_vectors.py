@@ -128,4 +128,4 @@ def test_a_video_without_its_packages(refused, agent, monkeypatch):
 def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, vector_dqn, capsys):
     train(vector_dqn, *TINY_DQN, "--total-timesteps", "12", "--buffer-size", "2", "--learning-starts", "0", "--n-step", "3")
     raised = [line for line in capsys.readouterr().err.splitlines() if "--buffer-size" in line]
-    assert raised == ["--buffer-size 2 is raised to 5, the least that these settings need"]
+    assert raised == ["--buffer-size 2 is raised to 6, the least that these settings need"]

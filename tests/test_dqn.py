@@ -359,7 +359,7 @@ def test_jax_compiles_nothing_in_training(train, monkeypatch):
     functions, phase = (dqn_jax.update, dqn_jax.sync, dqn_jax.greedy_actions), Tracker.phase
     sizes = []
     monkeypatch.setattr(
-        Tracker, "phase", lambda *args: (sizes.append([f._cache_size() for f in functions]), phase(*args))[1]
+        Tracker, "phase", lambda *args, **rest: (sizes.append([f._cache_size() for f in functions]), phase(*args, **rest))[1]
     )
     train(dqn_jax, *TINY_DQN, "--hidden-units", "7", "--n-step", "2", "--num-envs", "2")
     assert [f._cache_size() for f in functions] == sizes[0]

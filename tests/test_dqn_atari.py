@@ -243,12 +243,12 @@ def test_jax_says_that_it_leaves_bf16_on_a_cpu(train, capsys):
     assert json.loads((folder / "config.json").read_text())["protocol"]["bf16"] is False
 
 
-def test_an_interrupted_run_says_running(train, dqn, monkeypatch):
+def test_an_interrupted_run_says_stopped(train, dqn, monkeypatch):
     monkeypatch.setattr(dqn, "epsilon_greedy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(dqn, *TINY_RUN)
     (config,) = Path("runs").glob("*/config.json")
-    assert json.loads(config.read_text())["status"] == "running"
+    assert json.loads(config.read_text())["status"] == "stopped"
 
 
 def test_a_video_is_a_whole_game(train, dqn):

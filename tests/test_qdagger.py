@@ -224,9 +224,9 @@ def test_jax_compiles_nothing_while_it_counts_steps(train, monkeypatch):
     hear = lambda event, _, **about: compilations.append(about) if "backend_compile" in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(hear)
 
-    def began(tracker, name, *rest):
+    def began(tracker, name, *rest, **keywords):
         phases.append((name, len(compilations)))
-        return phase(tracker, name, *rest)
+        return phase(tracker, name, *rest, **keywords)
 
     def ended(tracker, *results):
         phases.append(("the end", len(compilations)))

@@ -100,13 +100,20 @@ def test_a_gate_opens_for_a_turn_and_counts_what_is_done_in_it():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_growth_sees_processor_time_and_memory_of_a_process():
-    import growth
+def test_soak_sees_what_a_process_takes():
+    import soak
 
-    before, size = growth.look(os.getpid()), 40_000_000
+    before, size = soak.look(os.getpid()), 40_000_000
     with mmap.mmap(-1, size) as fresh:  # memory that the process cannot have had before
         fresh.write(b"1" * size)
-        after = growth.look(os.getpid())
+        after = soak.look(os.getpid())
     assert after[1] >= before[1]
     assert after[2] - before[2] >= 0.9 * size / 1e9
-    assert growth.look(2**22 + 1) is None, "no such process"
+    with open(os.devnull), open(os.devnull):
+        waiting = threading.Thread(target=(done := threading.Event()).wait)
+        waiting.start()
+        more = soak.look(os.getpid())
+        done.set()
+        waiting.join()
+    assert more[3:] == (before[3] + 2, before[4] + 1)
+    assert soak.look(2**22 + 1) is None, "no such process"

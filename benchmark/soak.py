@@ -1,16 +1,18 @@
-r"""Memory and processor time of a run as it goes on: does ten times the steps cost ten times as much, does memory grow?
+r"""What a run takes as it goes on: does anything grow, does it slow down, does ten times the steps cost ten times as much?
 
-    python benchmark/growth.py docs/benchmark/growth cleanrl/dqn_atari.py --total-timesteps 1000000 --buffer-size 100000 \
-        --learning-starts 10000
+    python benchmark/soak.py docs/benchmark/soak cleanrl/dqn_atari.py --env-id PongNoFrameskip-v4 --total-timesteps 200000 \
+        --buffer-size 50000 --learning-starts 10000 --checkpoint-frequency 50000
 
-Runs the script with its flags and looks at it from outside, every five seconds, through Linux's /proc. Processor time is
-compared and not the clock's, which other work on the machine would move more. The buffer should be full, and learning
-have begun, early in the run. Writes a picture and JSON. Needs the extra `plots`.
+Runs the script with its flags and looks at it from outside, every five seconds, through Linux's /proc: processor time,
+memory, open files, threads. Processor time is compared and not the clock's, which other work on the machine would move
+more. The buffer should be full, and learning have begun, early in the run. Prints a table of the run's fifths, and writes a
+picture and JSON. Needs the extra `plots`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -31,20 +33,22 @@ from matplotlib import pyplot as plt
 SECONDS_BETWEEN_LOOKS = 5
 
 
-def look(pid: int) -> tuple[float, float, float] | None:
-    """Time now, processor seconds of a process so far and its memory in gigabytes; None when it has ended."""
+def look(pid: int) -> tuple[float, float, float, int, int] | None:
+    """Time now; of a process: processor seconds so far, gigabytes, open files, threads. None when it has ended."""
     try:
+        files = len(os.listdir(f"/proc/{pid}/fd"))
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()  # the name before may hold anything
     except OSError:
         return None
     ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])  # utime, stime, rss: proc(5)
     if pages == 0:
         return None
-    return time.time(), ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+    gigabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return time.time(), ticks / os.sysconf("SC_CLK_TCK"), gigabytes, files, int(fields[17])
 
 
 def watch(command: list[str]) -> tuple[np.ndarray, float]:
-    """Run a command: what was seen of it, (looks, 3), and its peak memory in gigabytes."""
+    """Run a command: what was seen of it, (looks, 5), and its peak memory in gigabytes."""
     seen = []
     with subprocess.Popen([sys.executable, *command]) as process:
         while (now := look(process.pid)) is not None:
@@ -73,6 +77,21 @@ def main() -> None:
     steps, clock = (np.array([getattr(event, name) for event in logged]) for name in ("step", "wall_time"))
     cpu_seconds = np.interp(clock, seen[:, 0], seen[:, 1])
     marks = [steps[-1] // 10, steps[-1] // 2, steps[-1]]
+    fifths = []
+    for first, last in itertools.pairwise(np.linspace(clock[0], clock[-1], 6)):
+        inside = seen[(seen[:, 0] >= first) & (seen[:, 0] <= last)]
+        done = np.interp([first, last], clock, steps)
+        milliseconds = 1000 * np.diff(np.interp([first, last], seen[:, 0], seen[:, 1])) / np.diff(done)
+        fifths.append(
+            {
+                "steps": int(done[1]),
+                "gigabytes": float(inside[:, 2].max()),
+                "open files": int(inside[:, 3].max()),
+                "threads": int(inside[:, 4].max()),
+                "steps per second": float(np.diff(done)[0] / (last - first)),
+                "processor milliseconds per step": float(milliseconds[0]),
+            }
+        )
     minutes = (seen[:, 0] - seen[0, 0]) / 60
     result = {
         "command": arguments.command,
@@ -80,6 +99,7 @@ def main() -> None:
         "hardware": hardware(),
         "versions": versions(),
         "peak_gigabytes": peak,
+        "fifths": fifths,
         "cpu_seconds_by_steps": {int(mark): float(np.interp(mark, steps, cpu_seconds)) for mark in marks},
         "gigabytes_by_minutes": {
             round(float(minute), 1): float(size) for minute, size in zip(minutes, seen[:, 2], strict=True)
@@ -98,6 +118,9 @@ def main() -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.savefig(arguments.out.with_name(f"{arguments.out.name}.png"), dpi=120)
+    print(" | ".join(fifths[0]))  # noqa: T201
+    for fifth in fifths:
+        print(" | ".join(f"{value:.3g}" if isinstance(value, float) else f"{value:,}" for value in fifth.values()))  # noqa: T201
     print(f"peak {peak:.2f} GB; processor seconds by steps: {result['cpu_seconds_by_steps']}")  # noqa: T201
 
 

@@ -1,0 +1,373 @@
+"""Checkpoints: all that a run needs to go on after it was stopped, as if it had not been.
+
+A script names what is to be kept, says where it has arrived, and asks whether to save:
+
+    checkpoints = Checkpoints(args)                                       # with --resume: the run's latest checkpoint
+    checkpoints.keep(q_network=q_network, rb=rb)                          # restored here, if the run is resumed
+    with start_run(args, protocol, checkpoints) as tracker:
+        first_step, best = checkpoints.begin("training", 0, best)         # 0 and best, or what was saved
+        for step in range(first_step, ...):
+            ...
+            if checkpoints.due(step + 1):                                 # by --checkpoint-frequency, or after a signal
+                checkpoints.save(step + 1, best)                          # after a signal, this ends the process
+
+See docs/reliability.md for what is promised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import re
+import signal
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleanrl_utils import archives
+from cleanrl_utils.archives import Archive, ArchiveError
+from cleanrl_utils.config import BadInput, flag, notice, replacing
+from cleanrl_utils.tracking import commit, event_files, hardware, make_folder, versions
+
+FORMAT = 1
+STEPS_PER_GAME = 10_000
+"""Steps per environment and checkpoint below which long games are cut too often to be learned from."""
+NAME = re.compile(r"\d{6}-[a-z]+-\d+\.zip")
+OURS = re.compile(r"(\d{6}-[a-z]+-\d+|[a-z_]+-\d{6})\.zip(\.tmp)?")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """A signal came in the middle of an evaluation, which is left."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: when they are due, what they hold, and the one that the run goes on from."""
+
+    def __init__(self, args: Any) -> None:
+        """With `--resume`, find the run's latest whole checkpoint.
+
+        Raises `BadInput` where there is none, or where the run is still going.
+        """
+        self.args, self.frequency = args, args.checkpoint_frequency
+        self.settings: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}
+        self.written_once: dict[str, list[str]] = {}  # of what is kept: file and digest
+        self.phase, self.last_step, self.number = "", 0, 0
+        self.whole: dict[Path, list[str]] = {}  # the last two that are known to be whole, and the files they refer to
+        self.saved: Archive | None = None
+        self.signal: int | None = None
+        self.settled = self.resumed  # nothing has been done since the last checkpoint
+        self.evaluating = False
+        self.previous_handlers: dict[int, Any] = {}
+        self.unlock: Callable[[], None] = lambda: None
+        self.tracker: Any = None
+        if args.resume is not None:
+            self.folder = Path(args.resume) / "checkpoints"
+            self._lock()
+            self._open_latest()
+
+    # --- What a script calls ---
+
+    def keep(self, **objects: Any) -> None:
+        """Put these objects into every checkpoint from now on; of a resumed run, restore them now, in place."""
+        self.kept |= objects
+        for name in objects:
+            self.written_once.pop(name, None)
+            if self.saved is not None and name in self.saved.tree["kept"]:
+                self._restore(self.saved, objects[name], self.saved.tree["kept"][name])
+
+    def keep_once(self, **objects: Any) -> None:
+        """As `keep`, for what does not change in a phase: written to a file of its own, now, that checkpoints refer to."""
+        for name, value in objects.items():
+            self.drop(name)
+            if self.saved is not None and name in self.saved.tree["once"]:
+                self.written_once[name] = self.saved.tree["once"][name]
+                archive = Archive(self.folder / self.written_once[name][0])
+                self._restore(archive, value, archive.tree[name])
+                archive.close()
+            elif self.frequency:
+                path = self.folder / f"{name}-{self.number + 1:06d}.zip"
+                with replacing(path) as file:
+                    archives.write(file, {name: value})
+                self.written_once[name] = [path.name, digest(path)]
+
+    def drop(self, *names: str) -> None:
+        """Keep these no longer."""
+        for name in names:
+            self.kept.pop(name, None)
+            self.written_once.pop(name, None)
+
+    @property
+    def first_step(self) -> int:
+        """Where the next phase begins: 0, or where the resumed run was in it. New games take their seeds from it."""
+        return 0 if self.saved is None else self.saved.tree["step"]
+
+    def at(self, *phases: str) -> bool:
+        """Whether one of these phases is still to be gone through: False where a resumed run is past them."""
+        return self.saved is None or self.saved.tree["phase"] in phases
+
+    def begin(self, phase: str, step: int, *values: Any) -> tuple[Any, ...]:
+        """Begin a phase at `step` with these values, with a checkpoint; or go on where the resumed run was in it.
+
+        Returns step and values. Values that the script replaces, as numbers and JAX's states, are kept by passing them.
+        """
+        self.phase = phase
+        if self.saved is None:
+            self.settled = False
+            self.save(step, *values)
+            return step, *values
+        saved, self.saved = self.saved, None
+        self.last_step = saved.tree["step"]
+        values = tuple(self._restore(saved, *pair) for pair in zip(values, saved.tree["values"], strict=True))
+        set_random_states(saved)
+        saved.close()
+        return self.last_step, *values
+
+    def due(self, step: int) -> bool:
+        """Whether to save at `step`: a multiple of the frequency was crossed since the last call, or a signal has come."""
+        crossed = self.frequency and step // self.frequency > self.last_step // self.frequency
+        self.last_step, self.settled = step, False
+        return bool(crossed) or self.signal is not None
+
+    def save(self, step: int, *values: Any) -> None:
+        """Write a checkpoint, unless they are off. After a signal, end the process with 128 + its number."""
+        if self.frequency and not (self.settled and step == self.last_step):
+            self.number += 1
+            path = self.folder / f"{self.number:06d}-{self.phase}-{step}.zip"
+            with replacing(path) as file:
+                archives.write(
+                    file,
+                    {
+                        "format": FORMAT,
+                        "flags": flags_of(self.args),
+                        "settings": self.settings,
+                        "phase": self.phase,
+                        "step": step,
+                        "elapsed": time.time() - self.tracker.started,
+                        "event_files": self.tracker.flush(),
+                        "values": values,
+                        "kept": self.kept,
+                        "once": self.written_once,
+                        "random": random_states(),
+                    },
+                )
+            referred = [name for name, _ in self.written_once.values()]
+            self.whole = dict([*self.whole.items(), (path, referred)][-2:])
+            self._remove_others()
+        self.last_step, self.settled = step, True
+        if self.signal is not None:
+            self._leave()
+
+    # --- What the tracker calls ---
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return self.args.resume is not None
+
+    def attach(self, tracker: Any) -> None:
+        """Belong to a run's tracker and folder, and take its signals: SIGTERM and SIGINT, until `close`."""
+        self.tracker, self.folder = tracker, tracker.folder / "checkpoints"
+        if self.frequency:
+            make_folder(self.folder)
+        if self.saved is not None:
+            tracker.started = time.time() - self.saved.tree["elapsed"]
+        else:
+            self._lock()
+            least = STEPS_PER_GAME * self.args.num_envs
+            if 0 < self.frequency < least:
+                notice(
+                    f"--checkpoint-frequency {self.frequency}: each checkpoint cuts all games, so fewer than {least:,} steps "
+                    f"({STEPS_PER_GAME:,} per environment) favour short ones"
+                )
+        with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
+            self.previous_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def close(self) -> None:
+        """Leave signals to whoever had them before, and the folder to other processes."""
+        self._restore_handlers()
+        self.unlock()
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """For what changes nothing in training, as an evaluation: a signal ends it at once."""
+        self.evaluating = True
+        try:
+            yield
+        except Interrupted:
+            pass
+        finally:
+            self.evaluating = False
+
+    def how_to_resume(self) -> str:
+        """The step of the latest checkpoint and the flag that goes on from it; empty where there is none."""
+        if not self.whole:
+            return ""
+        _, phase, step = [*self.whole][-1].stem.split("-")
+        return f"step {step} of {phase}: --resume {self.folder.parent}"
+
+    def cut_event_files(self) -> None:
+        """Take from the event files what the run logged after its checkpoint: it will be logged again."""
+        lengths = self.saved.tree["event_files"]
+        for path in event_files(self.folder.parent):
+            if path.name not in lengths:
+                path.unlink()
+            elif path.stat().st_size > lengths[path.name]:
+                os.truncate(path, lengths[path.name])
+
+    # --- Signals ---
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        self._restore_handlers()  # so that a second one stops at once
+        self.signal = number
+        if self.settled or not self.frequency:
+            self._leave()
+        if self.evaluating:
+            raise Interrupted(128 + number)
+
+    def _leave(self) -> None:
+        raise SystemExit(128 + self.signal)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self.previous_handlers.items():
+            signal.signal(number, handler)
+        self.previous_handlers = {}
+
+    # --- Files ---
+
+    def _lock(self) -> None:
+        """Hold the run folder for this process, where the system can. Raises `BadInput` if another one has it."""
+        try:
+            import fcntl  # noqa: PLC0415 - not on every system
+        except ImportError:
+            return
+        descriptor = os.open(self.folder.parent, os.O_RDONLY)
+        self.unlock = weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.unlock()
+            raise BadInput("--resume", self.folder.parent, "is still running, in another process") from None
+        except OSError:  # a file system without locks
+            return
+
+    def _remove_others(self) -> None:
+        """Remove what the last two checkpoints do not need: older ones, damaged ones, half-written ones."""
+        needed = {path.name for path in self.whole} | {name for names in self.whole.values() for name in names}
+        for path in self.folder.iterdir():
+            if OURS.fullmatch(path.name) and path.name not in needed:
+                path.unlink()
+
+    def _open_latest(self) -> None:
+        """Find the newest whole checkpoint. Raises `BadInput` where there is none, or where settings are others."""
+        paths = sorted(self.folder.glob("*.zip"), reverse=True) if self.folder.is_dir() else []
+        paths = [path for path in paths if NAME.fullmatch(path.name)]
+        if not paths:
+            why = "" if self.frequency else ": --checkpoint-frequency was 0"
+            raise BadInput("--resume", self.args.resume, f"holds no checkpoint{why}")
+        self.number = int(paths[0].name[:6])
+        refused = []
+        for path in paths:
+            try:
+                self.saved = self._checked(path)
+            except ArchiveError as error:
+                refused.append(f"{path.name} {error}")
+                continue
+            for line in refused:
+                notice(f"--resume: {line}; going on from {path.name}")
+            self.whole = {path: [name for name, _ in self.saved.tree["once"].values()]}
+            return
+        raise BadInput("--resume", self.args.resume, f"has no whole checkpoint: {'; '.join(refused)}")
+
+    def _checked(self, path: Path) -> Archive:
+        """A checkpoint of this run, with what it refers to. Raises `ArchiveError`."""
+        archive = Archive(path)
+        tree = archive.tree
+        if tree.get("format") != FORMAT:
+            raise ArchiveError("is no checkpoint of this version")
+        if tree["flags"] != flags_of(self.args):
+            other = next(name for name, value in flags_of(self.args).items() if tree["flags"].get(name) != value)
+            raise ArchiveError(f"is of another run: {flag(other)} {tree['flags'].get(other)}")
+        for name, expected in tree["once"].values():
+            if not (self.folder / name).is_file() or digest(self.folder / name) != expected:
+                raise ArchiveError(f"needs {name}, which is damaged or missing")
+        return archive
+
+    def require_same(self, protocol: dict[str, Any]) -> None:
+        """Take the settings of this process, from now on saved too; of a resumed run they must be what they were.
+
+        Raises `BadInput` where weights would not be those of the run left alone, unless there is `--resume-anyway`.
+        """
+        self.settings = protocol | {"versions": versions(), "hardware": hardware(), "commit": commit()}
+        if self.saved is None:
+            return
+        before, now = self.saved.tree["settings"], archives.pack(self.settings, "", {})
+        changed = {name: (before.get(name), now[name]) for name in now if before.get(name) != now[name]}
+        for name in {"hardware", "commit"} & changed.keys():
+            notice(
+                "--resume: {} was {}, now {}: weights may differ from those of a run left alone".format(
+                    name, *changed.pop(name)
+                )
+            )
+        if "versions" in changed:
+            old, new = changed.pop("versions")
+            changed |= {
+                name: (old.get(name), new.get(name)) for name in old.keys() | new.keys() if old.get(name) != new.get(name)
+            }
+        if not changed:
+            return
+        text = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in sorted(changed.items()))
+        if not self.args.resume_anyway:
+            raise BadInput(
+                "--resume", self.args.resume, f"{text}: the same weights cannot be promised; --resume-anyway goes on"
+            )
+        notice(f"--resume-anyway: {text}; the weights will not be those of the run left alone")
+
+    def _restore(self, archive: Archive, value: Any, saved: Any) -> Any:
+        try:
+            return archive.fill(value, saved)
+        except ArchiveError as error:
+            raise BadInput("--resume", self.args.resume, f"{archive.path.name} {error}") from None
+
+
+def flags_of(args: Any) -> dict[str, Any]:
+    """A run's flags as JSON holds them, without those that say how it is resumed."""
+    return archives.pack({name: value for name, value in vars(args).items() if not name.startswith("resume")}, "", {})
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def random_states() -> dict[str, Any]:
+    """The global random states of Python, NumPy and torch: our scripts use none, but environments may."""
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}  # noqa: NPY002
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        states["torch"] = torch.get_rng_state()
+        states["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return states
+
+
+def set_random_states(archive: Archive) -> None:
+    """Set the global random states as a checkpoint has them."""
+    saved = archive.tree["random"]
+    version, internal, gauss = saved["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(archive.fill(np.random.get_state(legacy=False), saved["numpy"]))  # noqa: NPY002
+    if "torch" in sys.modules and "torch" in saved:
+        torch = sys.modules["torch"]
+        torch.set_rng_state(archive.fill(torch.get_rng_state(), saved["torch"]))
+        if len(saved["cuda"]) == torch.cuda.device_count():
+            for device, state in enumerate(saved["cuda"]):
+                torch.cuda.set_rng_state(archive.fill(torch.cuda.get_rng_state(device), state), device)
