@@ -185,8 +185,8 @@ class Checkpoints:
             least = STEPS_PER_GAME * self.args.num_envs
             if 0 < self.frequency < least:
                 notice(
-                    f"--checkpoint-frequency {self.frequency}: each checkpoint cuts all games, so fewer than {least:,} steps "
-                    f"({STEPS_PER_GAME:,} per environment) favour short ones"
+                    f"--checkpoint-frequency {self.frequency}: each checkpoint cuts all games, so fewer than {least:,} "
+                    f"steps ({STEPS_PER_GAME:,} per environment) favour short ones"
                 )
         with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
             self.previous_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}

@@ -217,7 +217,8 @@ class Tracker:
             self.close()
             if kind is None or self.folder is None or self.config.get("status") != "running":
                 return
-            where = f"{self.name}, {self.done:,} steps done" if self.name else "before its first step"
+            done = self.done if self.checkpoints is None else max(self.done, self.checkpoints.last_step)
+            where = f"{self.name}, {done:,} steps done" if self.name else "before its first step"
             status = "stopped" if issubclass(kind, SystemExit | KeyboardInterrupt) else "failed"
             self.config |= {"status": status, "error": f"{kind.__name__}: {error} ({where})"}
             with contextlib.suppress(WriteError):  # the reason may be that nothing can be written

@@ -60,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Run a script with bad flags; returns the one line of error, after checking status 2 and that nothing was written."""
 
     def run(script, *flags: str) -> str:
-        before = sorted(Path().rglob("*"))
+        before, _ = sorted(Path().rglob("*")), capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             config.run(script.main, script.Args, list(flags))
         assert stopped.value.code == 2

@@ -1,0 +1,111 @@
+"""Runs in processes of their own, that can be killed; forked from one that has imported the scripts, so they start fast."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import jax
+import torch  # noqa: F401 - to have it imported before the fork
+
+from cleanrl import (  # noqa: F401
+    dqn,
+    dqn_atari,
+    dqn_atari_jax,
+    dqn_jax,
+    qdagger_dqn_atari_impalacnn,
+    qdagger_dqn_atari_jax_impalacnn,
+)
+from cleanrl_utils import archives, checkpoint, config, tracking  # noqa: F401
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.children"])
+
+Flags = tuple[str, ...] | list[str]
+
+
+def run(script: Any, *flags: str, before: Callable[..., None] | None = None, args: tuple = ()) -> tuple[int, str]:
+    """Run a script's main with flags, here; returns its status (-9: killed) and what it wrote on the error stream.
+
+    `before(script, *args)`, a function at the top of a module, is called in the new process first.
+    """
+    settings = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    reader, writer = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_child, args=(script.__name__, flags, os.getcwd(), writer, settings, before, args))
+    process.start()
+    writer.close()
+    errors = b""
+    while reader.poll(120):
+        if not (read := os.read(reader.fileno(), 1 << 16)):
+            break
+        errors += read
+    else:
+        process.kill()
+        raise TimeoutError(f"{script.__name__} {flags} hangs: {errors.decode()}")
+    process.join()
+    return process.exitcode, errors.decode()
+
+
+def _child(name: str, flags: Flags, folder: str, errors: Connection, settings: tuple, before: Any, args: tuple) -> None:
+    os.chdir(folder)
+    for standard in (1, 2):
+        os.dup2(errors.fileno(), standard)
+    errors.close()
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    jax.config.update("jax_compilation_cache_dir", settings[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", settings[1])
+    script = importlib.import_module(name)
+    if before is not None:
+        before(script, *args)
+    config.run(script.main, script.Args, list(flags))
+
+
+# --- What `before` may be ---
+
+
+def at_tick(_: Any, place: str, number: int, action: Callable[[], None]) -> None:
+    """Do something when a place is come to for the `number`-th time: the end of a step of a phase, or a piece written."""
+    left = number
+
+    def tick(here: str) -> None:
+        nonlocal left
+        left -= here == place
+        if left == 0:
+            left = -1
+            action()
+
+    due, pieces = checkpoint.Checkpoints.due, archives.pieces
+
+    def watched_due(self: checkpoint.Checkpoints, step: int) -> bool:
+        tick(self.phase)
+        return due(self, step)
+
+    def watched_pieces(array: Any) -> Any:
+        for piece in pieces(array):
+            tick("writing")
+            yield piece
+
+    checkpoint.Checkpoints.due, archives.pieces = watched_due, watched_pieces
+
+
+def die(_: Any, place: str, number: int) -> None:
+    """Be killed there, as by a power cut."""
+    at_tick(None, place, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def receive(_: Any, place: str, number: int, sent: int) -> None:
+    """Receive a signal there."""
+    at_tick(None, place, number, lambda: os.kill(os.getpid(), sent))
+
+
+def fill_disk(_: Any, place: str, number: int, size: int) -> None:
+    """Let no file grow beyond `size` bytes from there on."""
+    at_tick(None, place, number, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
