@@ -21,7 +21,7 @@ from cleanrl_utils import config, models
 from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices_torch import be_deterministic, choose_devices
 from cleanrl_utils.evals import Evaluation, require_video
-from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, vector_env
+from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, sizes, vector_env
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.seeds import env_seeds
 from cleanrl_utils.tracking import start_run
@@ -378,9 +378,7 @@ def main(args: Args) -> Path:
     be_deterministic(args, device)
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
 
-    envs, obs = make_envs(args, checkpoints.first_step)
-    obs_size, num_actions = obs.shape[1], int(envs.single_action_space.n)
-
+    obs_size, num_actions = sizes(args)
     q_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
     target_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
     target_network.load_state_dict(q_network.state_dict())
@@ -416,8 +414,9 @@ def main(args: Args) -> Path:
             return result
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
-        resets = np.zeros(args.num_envs, dtype=bool)
         steps_done, best, metrics = checkpoints.begin("training", 0, best, metrics)
+        envs, obs = make_envs(args, steps_done)
+        resets = np.zeros(args.num_envs, dtype=bool)
         tracker.phase("training", args.total_timesteps, first=steps_done)
         for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act.
@@ -451,10 +450,10 @@ def main(args: Args) -> Path:
             if checkpoints.due(steps_done):
                 read_metrics(metrics, names)  # a run that has diverged is not saved
                 rb.cut(obs)
+                checkpoints.save(steps_done, best, metrics)
                 envs.close()
                 envs, obs = make_envs(args, steps_done)
                 resets = np.zeros(args.num_envs, dtype=bool)
-                checkpoints.save(steps_done, best, metrics)
         envs.close()
         tracker.advance(steps_done)
         read_metrics(metrics, names)  # so that no loss goes unseen

@@ -19,7 +19,7 @@ from ale_py.vector_env import AtariVectorEnv
 from torch import Tensor, nn
 
 from cleanrl_utils import config, models
-from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, game_settings, num_threads, protocol
+from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, count_actions, game_settings, num_threads, protocol
 from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import keep_freed_memory
 from cleanrl_utils.devices_torch import be_deterministic, can_compile, choose_devices, use_bf16, use_onednn
@@ -509,9 +509,7 @@ def main(args: Args) -> Path:
     be_deterministic(args, device)
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
 
-    envs, next_obs, infos = make_envs(args, seed_purpose=0, step=checkpoints.first_step)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
-
+    num_actions = count_actions(args.env_id)
     q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
     target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
     if args.initial_model is not None:
@@ -542,7 +540,7 @@ def main(args: Args) -> Path:
     if compiled:
         act = torch.compile(act, dynamic=False)
     with working("compiling" if compiled else "warming up"):
-        act(torch.as_tensor(next_obs, device=device))
+        act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
         update = make_update(loss_fn, optimizer, rb, args.batch_size, device, compiled)
     if args.cuda_graph:
         update = cuda_graph(update, args.batch_size, functools.partial(learner_state, q_network, optimizer))
@@ -577,6 +575,8 @@ def main(args: Args) -> Path:
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
         steps_done, best, metrics = checkpoints.begin("training", 0, best, metrics)
+        envs, next_obs, infos = make_envs(args, 0, steps_done)
+        fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
         tracker.phase("training", args.total_timesteps, first=steps_done)
         for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
@@ -614,10 +614,10 @@ def main(args: Args) -> Path:
             if checkpoints.due(steps_done):
                 read_metrics(metrics, names)  # a run that has diverged is not saved
                 rb.cut(torch.as_tensor(next_obs, device=device))
+                checkpoints.save(steps_done, best, metrics)
                 envs.close()
                 envs, next_obs, infos = make_envs(args, 0, steps_done)
                 fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
-                checkpoints.save(steps_done, best, metrics)
         envs.close()
         read_metrics(metrics, names)  # so that no loss goes unseen
         checkpoints.drop("rb")  # it has served

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax import Array, lax
 
 from cleanrl_utils import config, models
-from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, game_settings, num_threads, protocol
+from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, count_actions, game_settings, num_threads, protocol
 from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import keep_freed_memory, num_cores
 from cleanrl_utils.devices_jax import choose_devices, device_name, use_bf16
@@ -499,11 +499,9 @@ def main(args: Args) -> Path:
     q_key = jax.random.key(args.seed)
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
 
-    envs, next_obs, infos = make_envs(args, seed_purpose=0, step=checkpoints.first_step)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
-
+    num_actions = count_actions(args.env_id)
     q_network = NatureCNN(num_actions)
-    params = jax.jit(q_network.init)(q_key, next_obs)
+    params = jax.jit(q_network.init)(q_key, np.zeros((1, 4, 84, 84), np.uint8))
     if args.initial_model is not None:
         with models.explained("--initial-model", args.initial_model):
             params = models.load_params(q_network, params, Path(args.initial_model))
@@ -522,7 +520,7 @@ def main(args: Args) -> Path:
     # XLA runs convolutions inside a loop ten times slower on the CPU.
     learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
     with working("compiling"):
-        act(q_state.params, jax.device_put(next_obs, device))
+        act(q_state.params, jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), device))
         for num_games in (args.eval_episodes, 1):
             player(act, q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
         for num_updates in {args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency)} - {0}:
@@ -560,6 +558,8 @@ def main(args: Args) -> Path:
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
         steps_done, best, metrics, q_state = checkpoints.begin("training", 0, best, metrics, q_state)
+        envs, next_obs, infos = make_envs(args, 0, steps_done)
+        fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
         tracker.phase("training", args.total_timesteps, first=steps_done)
         for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
@@ -598,10 +598,10 @@ def main(args: Args) -> Path:
             if checkpoints.due(steps_done):
                 read_metrics(metrics, names)  # a run that has diverged is not saved
                 rb.cut(jax.device_put(next_obs, device))
+                checkpoints.save(steps_done, best, metrics, q_state)
                 envs.close()
                 envs, next_obs, infos = make_envs(args, 0, steps_done)
                 fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
-                checkpoints.save(steps_done, best, metrics, q_state)
         envs.close()
         read_metrics(metrics, names)  # so that no loss goes unseen
         checkpoints.drop("rb")  # it has served

@@ -25,7 +25,7 @@ from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import num_cores
 from cleanrl_utils.devices_jax import choose_devices, device_name
 from cleanrl_utils.evals import Evaluation, require_video
-from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, vector_env
+from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, sizes, vector_env
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.seeds import env_seeds
 from cleanrl_utils.tracking import start_run, working
@@ -382,11 +382,9 @@ def main(args: Args) -> Path:
     q_key = jax.random.key(args.seed)
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
 
-    envs, obs = make_envs(args, checkpoints.first_step)
-    obs_size, num_actions = obs.shape[1], int(envs.single_action_space.n)
-
+    obs_size, num_actions = sizes(args)
     q_network = QNetwork(num_actions, args.hidden_units)
-    params = jax.jit(q_network.init)(q_key, obs)
+    params = jax.jit(q_network.init)(q_key, np.zeros((1, obs_size), np.float32))
     # Differs from the paper: Adam in place of RMSProp.
     optimizer = optax.adam(args.learning_rate)
     q_state = jax.device_put(QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params)), device)
@@ -418,8 +416,9 @@ def main(args: Args) -> Path:
             return result
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
-        resets = np.zeros(args.num_envs, dtype=bool)
         steps_done, best, metrics, q_state = checkpoints.begin("training", 0, best, metrics, q_state)
+        envs, obs = make_envs(args, steps_done)
+        resets = np.zeros(args.num_envs, dtype=bool)
         tracker.phase("training", args.total_timesteps, first=steps_done)
         for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act.
@@ -454,10 +453,10 @@ def main(args: Args) -> Path:
             if checkpoints.due(steps_done):
                 read_metrics(metrics, names)  # a run that has diverged is not saved
                 rb.cut(obs)
+                checkpoints.save(steps_done, best, metrics, q_state)
                 envs.close()
                 envs, obs = make_envs(args, steps_done)
                 resets = np.zeros(args.num_envs, dtype=bool)
-                checkpoints.save(steps_done, best, metrics, q_state)
         envs.close()
         tracker.advance(steps_done)
         read_metrics(metrics, names)  # so that no loss goes unseen

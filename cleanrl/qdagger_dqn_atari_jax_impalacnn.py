@@ -692,9 +692,9 @@ def collect(
     """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
     act_rng = np.random.default_rng([args.seed, 1])
     checkpoints.keep(rb=rb, act_rng=act_rng)
-    envs, next_obs, infos = make_envs(args, seed_purpose=0, step=checkpoints.first_step)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     (steps_done,) = checkpoints.begin("collection", 0)
+    envs, next_obs, infos = make_envs(args, 0, steps_done)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     tracker.phase("teacher's data", args.teacher_steps, first=steps_done)
     for step in range(steps_done, args.teacher_steps, args.num_envs):
         obs = jax.device_put(next_obs, device)
@@ -711,10 +711,10 @@ def collect(
         tracker.advance(steps_done)
         if checkpoints.due(steps_done):
             rb.cut(jax.device_put(next_obs, device))
+            checkpoints.save(steps_done)
             envs.close()
             envs, next_obs, infos = make_envs(args, 0, steps_done)
             fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
-            checkpoints.save(steps_done)
     envs.close()
 
 
@@ -773,13 +773,13 @@ def train_online(
     act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (3, 4))
     returns: deque[float] = deque(maxlen=10)
     checkpoints.keep(rb=rb, act_rng=act_rng, sample_rng=sample_rng, returns=returns)
-    envs, next_obs, infos = make_envs(args, seed_purpose=5, step=checkpoints.first_step)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     lr_start = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
     lr_end = lr_start if args.learning_rate_end is None else args.learning_rate_end
     metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
     exploration_steps = args.exploration_fraction * args.total_timesteps
     steps_done, metrics = checkpoints.begin("online", 0, metrics)
+    envs, next_obs, infos = make_envs(args, 5, steps_done)
+    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
     tracker.phase("online training", args.total_timesteps, first=steps_done)
     for global_step in range(steps_done, args.total_timesteps, args.num_envs):
         # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
@@ -822,10 +822,10 @@ def train_online(
         if checkpoints.due(steps_done):
             read_metrics(metrics, names)  # a run that has diverged is not saved
             rb.cut(jax.device_put(next_obs, learner.q_state.finite.device))
+            checkpoints.save(steps_done, metrics)
             envs.close()
             envs, next_obs, infos = make_envs(args, 5, steps_done)
             fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
-            checkpoints.save(steps_done, metrics)
     envs.close()
     read_metrics(metrics, names)  # so that no loss goes unseen
     checkpoints.drop("rb")  # it has served

@@ -105,11 +105,6 @@ class Checkpoints:
             self.kept.pop(name, None)
             self.written_once.pop(name, None)
 
-    @property
-    def first_step(self) -> int:
-        """Where the next phase begins: 0, or where the resumed run was in it. New games take their seeds from it."""
-        return 0 if self.saved is None else self.saved.tree["step"]
-
     def at(self, *phases: str) -> bool:
         """Whether one of these phases is still to be gone through: False where a resumed run is past them."""
         return self.saved is None or self.saved.tree["phase"] in phases
@@ -118,6 +113,7 @@ class Checkpoints:
         """Begin a phase at `step` with these values, with a checkpoint; or go on where the resumed run was in it.
 
         Returns step and values. Values that the script replaces, as numbers and JAX's states, are kept by passing them.
+        To be called before the environments are made: they may draw from global random states, which are set here.
         """
         self.phase = phase
         if self.saved is None:
@@ -138,7 +134,10 @@ class Checkpoints:
         return bool(crossed) or self.signal is not None
 
     def save(self, step: int, *values: Any) -> None:
-        """Write a checkpoint, unless they are off. After a signal, end the process with 128 + its number."""
+        """Write a checkpoint, unless they are off. After a signal, end the process with 128 + its number.
+
+        To be called when all games have been cut in the replay, and before new ones are made.
+        """
         if self.frequency and not (self.settled and step == self.last_step):
             self.number += 1
             path = self.folder / f"{self.number:06d}-{self.phase}-{step}.zip"

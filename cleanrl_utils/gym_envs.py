@@ -33,6 +33,13 @@ def vector_env(args: Any, render_mode: str | None = None) -> gym.Env:
         return gym.wrappers.DtypeObservation(env, np.float32)
 
 
+def sizes(args: Any) -> tuple[int, int]:
+    """How many numbers an observation of the environment has, and how many actions there are."""
+    env = vector_env(args)
+    env.close()
+    return env.observation_space.shape[0], int(env.action_space.n)
+
+
 def require_vector_env(args: Any) -> None:
     """Raise `BadInput` unless `vector_env` can be made and has a finite set of actions."""
     if "render_mode" in args.env_kwargs:

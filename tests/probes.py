@@ -5,10 +5,12 @@ Registered under names, so that the scripts make them as they make any other: `t
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 VECTOR = Box(-1, 1, (1,), np.float32)
@@ -47,6 +49,18 @@ class Observed(Probe):
 
     def observe(self):
         return np.array([self.np_random.choice([-1.0, 1.0])], np.float32)
+
+    def reward(self, action: int) -> float:  # noqa: ARG002
+        return float(self.state[0])
+
+
+class Careless(Probe):
+    """Draws what it shows from the global random states of Python, NumPy and torch, which no seed of the run sets."""
+
+    length = 5
+
+    def observe(self):
+        return np.array([random.random() * np.random.random() * torch.rand(()).item()], np.float32)  # noqa: NPY002
 
     def reward(self, action: int) -> float:  # noqa: ARG002
         return float(self.state[0])

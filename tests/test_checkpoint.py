@@ -93,6 +93,21 @@ def test_a_run_killed_at_random_moments_ends_as_the_run_left_alone(name, left_al
     assert differing(outcome(the_run()), left_alone(name)) == [], (seed, kills)
 
 
+def test_the_global_random_states_go_on_too():
+    """Of an environment that draws from them; the first part of both runs is one run, which no seed repeats."""
+    flags = [*VECTORS, "--env-id", "tests.probes:Careless-v0"]
+    children.run(children.dqn, *flags, before=children.die, args=("training", 950))
+    shutil.copytree("runs", "again/runs")
+    ends = []
+    for folder, kill in ((Path.cwd(), None), (Path("again").absolute(), children.die)):
+        os.chdir(folder)
+        if kill is not None:
+            assert children.run(children.dqn, "--resume", str(the_run()), before=kill, args=("training", 400))[0] == -9
+        assert children.run(children.dqn, "--resume", str(the_run()))[0] == 0
+        ends.append(outcome(the_run()))
+    assert differing(*ends) == []
+
+
 def test_a_run_without_checkpoints_learns_other_weights(left_alone):
     """Else nothing here would show anything: checkpoints reset the games."""
     flags = [*ATARI, "--checkpoint-frequency", "0"]

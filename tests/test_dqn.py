@@ -127,6 +127,30 @@ def test_what_comes_after_a_cut_is_no_part_of_a_return():
     assert batch.next_obs[0] == 1
 
 
+def test_a_checkpoint_cuts_what_goes_on_and_nothing_else():
+    """Four episodes by the row before the cut: going on, over, cut already, and just reset."""
+    rb, no = dqn.ReplayBuffer(40, 4, 1, 1, 0.9), np.zeros(4, dtype=bool)
+    over, cut, reset = (np.array([i == place for i in range(4)]) for place in (1, 2, 3))
+    rb.add(np.full((4, 1), 5), no, no, over, cut, reset)
+    rb.cut(np.full((4, 1), 6))
+    assert rb.truncations[:2].tolist() == [[True, False, True, False], [False] * 4]
+    assert rb.valid[:2].tolist() == [[True, True, True, False], [False] * 4]
+    batch = rb.sample(np.arange(3))
+    assert batch.next_obs.tolist() == [[6.0]] * 3
+    assert batch.discounts.tolist() == pytest.approx([0.9, 0, 0.9])
+
+
+def test_the_smallest_ring_has_something_to_draw_after_a_reset_and_a_checkpoint():
+    rb, one = dqn.ReplayBuffer(dqn.ReplayBuffer.min_rows(1), 1, 1, 1, 0.9), np.ones(1, dtype=bool)
+    obs = np.zeros((1, 1))
+    for resets in (~one, ~one, one):
+        rb.add(obs, ~one, ~one, ~one, ~one, resets)
+    rb.cut(obs)
+    assert set(rb.draw(2, 8, np.random.default_rng(0)).flatten()) == {0, 1}
+    rb.add(obs, ~one, ~one, ~one, ~one, ~one)  # wraps: rows 1 to 3 may be drawn, 2 and 3 start nothing
+    assert set(rb.draw(2, 8, np.random.default_rng(0)).flatten()) == {1}
+
+
 def test_a_ring_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match="too few"):
         dqn.ReplayBuffer(8, 2, 3, 3, 0.9)
