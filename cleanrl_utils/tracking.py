@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -67,11 +68,12 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account."""
+    """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account. Nothing that fails there stops a run."""
 
     def __init__(self, args: Any, run_name: str, config: dict[str, Any]) -> None:
         import wandb  # noqa: PLC0415 - slow to import, and needed under --track only
 
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "15")  # seconds; else a run whose server is down never ends
         try:
             self.run = wandb.init(
                 project=args.wandb_project_name,
@@ -81,9 +83,11 @@ class WeightsAndBiases:
                 save_code=True,
                 id=config.get("wandb_run"),  # of a run that is resumed
                 resume="allow",
+                settings={"finish_timeout_raises": True},
             )
         except wandb.errors.Error as error:
             raise BadInput("--track", "on", f"{first_line(error)}; `wandb login`, or WANDB_MODE=offline") from None
+        self.folder, self.teardown = Path(self.run.dir).parent, wandb.teardown
         # Each metric has its own step, since offline updates and online steps are different clocks.
         self.run.define_metric("*", step_metric="global_step")
         self.run.define_metric("charts/offline/*", step_metric="offline_step")
@@ -109,7 +113,13 @@ class WeightsAndBiases:
             report()
         except Exception as error:  # whatever its client meets
             self.run = None
-            notice(f"--track: Weights & Biases has failed ({first_line(error)}); the run goes on without it")
+            notice(
+                f"--track: Weights & Biases has failed ({first_line(error)}); the run goes on without it, and "
+                f"`wandb sync --include-online {self.folder}` sends what it has stored"
+            )
+            with contextlib.suppress(Exception, SystemExit):  # else its exit hook tells of it again
+                self.teardown()
+            logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)  # else debug.log grows with each line shown
 
 
 class Tracker:
