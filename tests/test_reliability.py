@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -334,3 +335,15 @@ def stopped_run() -> Path:
     """A run of dqn_atari that was killed behind its first checkpoint."""
     children.run(children.dqn_atari, *ATARI, before=children.die, args=("training", 25))
     return the_run()
+
+
+def test_every_test_that_the_page_names_is_there():
+    page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    written = {
+        name
+        for path in Path(__file__).parent.glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(named) > 15
+    assert named <= written
