@@ -543,7 +543,7 @@ def main(args: Args) -> Path:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best, metrics, names = -float("inf"), None, ("losses/td_loss", "losses/q_values")
 
-        @tracker.paused()
+        @tracker.paused
         def evaluate_network(step: int) -> Evaluation:
             nonlocal best
             policy = player(act, q_state.params)

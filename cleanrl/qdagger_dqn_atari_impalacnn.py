@@ -900,11 +900,11 @@ def main(args: Args) -> Path:
                 film_game(student_player, args, tracker.folder.name, f"{film}-{step}")
             return result
 
-        @tracker.paused()
+        @tracker.paused
         def evaluate_offline(step: int) -> Evaluation:
             return evaluate_student(step, "charts/offline/avg_episodic_return", "offline")
 
-        @tracker.paused()
+        @tracker.paused
         def evaluate_online(step: int) -> Evaluation:
             result = evaluate_student(step, "eval/episodic_return", "online")
             if args.save_model and args.eval_frequency and result.mean > best["return"]:

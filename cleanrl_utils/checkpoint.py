@@ -25,7 +25,7 @@ import signal
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +195,13 @@ class Checkpoints:
         self._restore_handlers()
         self.unlock()
 
-    @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """For what changes nothing in training, as an evaluation: a signal ends it at once."""
+    def interruptible(self, evaluate: Callable[..., Any], *args: Any) -> Any:
+        """The result of what changes nothing in training, as an evaluation; None where a signal came before or in it."""
         self.evaluating = True
         try:
-            yield
+            return evaluate(*args) if self.signal is None else None
         except Interrupted:
-            pass
+            return None
         finally:
             self.evaluating = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import logging
@@ -12,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +165,18 @@ class Tracker:
                 self.task, completed=done, rate=f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}", latest=self.latest
             )
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """For evaluations and films: stops the clock of `rate`; a signal to stop the run ends them at once."""
-        started = time.perf_counter()
-        try:
-            with self.checkpoints.interruptible() if self.checkpoints else contextlib.nullcontext():
-                yield
-        finally:
-            self.phase_started += time.perf_counter() - started
+    def paused(self, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorates an evaluation: stops the clock of `rate`. A signal to stop the run leaves it at once, with None."""
+
+        @functools.wraps(evaluate)
+        def without_clock(*args: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return evaluate(*args) if self.checkpoints is None else self.checkpoints.interruptible(evaluate, *args)
+            finally:
+                self.phase_started += time.perf_counter() - started
+
+        return without_clock
 
     def rate(self) -> float:
         """Steps per second of this phase so far, without the time when the clock was stopped."""

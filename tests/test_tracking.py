@@ -34,7 +34,7 @@ def test_the_rate_leaves_out_what_ran_while_the_clock_stood_still(monkeypatch):
     tracker = Tracker()
     tracker.phase("training", 1000)
 
-    @tracker.paused()
+    @tracker.paused
     def evaluate():
         nonlocal now
         now += 50
