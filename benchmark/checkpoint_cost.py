@@ -19,7 +19,6 @@ import tyro
 
 from cleanrl import dqn_atari
 from cleanrl_utils import archives
-from cleanrl_utils.atari import Episodes
 from cleanrl_utils.config import replacing
 from cleanrl_utils.tracking import commit, hardware
 
@@ -39,8 +38,8 @@ class Args:
 def full_buffer(args: Args) -> dqn_atari.ReplayBuffer:
     """A buffer that is full of a random player's games."""
     rb = dqn_atari.ReplayBuffer(args.transitions, args.num_envs, 1, 0.99, torch.device("cpu"))
-    envs, obs, infos = dqn_atari.make_envs(dqn_atari.Args(env_id=args.env_id, num_envs=args.num_envs), seed_purpose=0)
-    episodes, rng, num_actions = Episodes(infos), np.random.default_rng(1), int(envs.single_action_space.n)
+    envs, obs, _, episodes = dqn_atari.make_envs(dqn_atari.Args(env_id=args.env_id, num_envs=args.num_envs), seed_purpose=0)
+    rng, num_actions = np.random.default_rng(1), int(envs.single_action_space.n)
     for _ in range(rb.num_rows):
         actions = rng.integers(num_actions, size=args.num_envs)
         envs.send(actions)

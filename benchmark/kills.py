@@ -45,7 +45,7 @@ def where(run: Path | None) -> str:
     if any(name.endswith(".tmp") for name in files):
         return "writing a checkpoint"
     checkpoints = [name for name in files if name[0].isdigit()]
-    return f"in {checkpoints[-1].split('-')[1]}" if checkpoints else "before its first checkpoint"
+    return f"after a checkpoint of {checkpoints[-1].split('-')[1]}" if checkpoints else "before its first checkpoint"
 
 
 def start(command: list[str], folder: Path, run: Path | None) -> subprocess.Popen:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cleanrl_utils import config, models
 from cleanrl_utils.checkpoint import Checkpoints
-from cleanrl_utils.devices_torch import be_deterministic, choose_devices
+from cleanrl_utils.devices_torch import be_deterministic, choose_devices, described
 from cleanrl_utils.evals import Evaluation, require_video
 from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, sizes, vector_env
 from cleanrl_utils.huggingface import push, require_upload
@@ -65,7 +65,7 @@ class Args:
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
-    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
+    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
 
     env_id: str = "CartPole-v1"
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
@@ -395,7 +395,7 @@ def main(args: Args) -> Path:
     )
     policy = player(q_network, device)
 
-    about = {"device": device.type, "threads": torch.get_num_threads()}
+    about = {"device": described(device), "threads": torch.get_num_threads()}
     with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best, metrics, names = None, None, ("losses/td_loss", "losses/q_values")
@@ -406,9 +406,9 @@ def main(args: Args) -> Path:
             result = evaluate(policy, args)
             tracker.scalars({"eval/episodic_return": result.mean}, step)
             if best is None or result.mean > best.mean:
-                best = result
                 if args.save_model and args.eval_frequency:
                     models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+                best = result
             if args.capture_video:
                 film_episode(policy, args, tracker.folder.name, f"step-{step}")
             return result

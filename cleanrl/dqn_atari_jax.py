@@ -24,7 +24,7 @@ from cleanrl_utils import config, models
 from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, count_actions, game_settings, num_threads, protocol
 from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import keep_freed_memory, num_cores
-from cleanrl_utils.devices_jax import choose_devices, device_name, use_bf16
+from cleanrl_utils.devices_jax import choose_devices, described, use_bf16
 from cleanrl_utils.evals import Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
@@ -74,7 +74,7 @@ class Args:
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
-    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
+    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -153,8 +153,10 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, infos).
+def make_envs(
+    args: Args, seed_purpose: int, step: int = 0
+) -> tuple[AtariVectorEnv, np.ndarray, FireAfterLifeLoss, Episodes]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, fire, episodes).
 
     Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
     game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
@@ -170,7 +172,7 @@ def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVector
         reward_clipping=False,
     )
     obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
-    return envs, obs, infos
+    return envs, obs, FireAfterLifeLoss(envs, infos), Episodes(infos)
 
 
 # --- Networks ---
@@ -538,7 +540,7 @@ def main(args: Args) -> Path:
         sticky_actions=args.sticky_actions,
         max_frames=args.eval_max_frames,
     )
-    about = {"device": device_name(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
+    about = {"device": described(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
     with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
         best, metrics, names = -float("inf"), None, ("losses/td_loss", "losses/q_values")
@@ -558,8 +560,7 @@ def main(args: Args) -> Path:
 
         exploration_steps = args.exploration_fraction * args.total_timesteps
         steps_done, best, metrics, q_state = checkpoints.begin("training", 0, best, metrics, q_state)
-        envs, next_obs, infos = make_envs(args, 0, steps_done)
-        fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+        envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
         tracker.phase("training", args.total_timesteps, first=steps_done)
         for global_step in range(steps_done, args.total_timesteps, args.num_envs):
             # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
@@ -600,8 +601,7 @@ def main(args: Args) -> Path:
                 rb.cut(jax.device_put(next_obs, device))
                 checkpoints.save(steps_done, best, metrics, q_state)
                 envs.close()
-                envs, next_obs, infos = make_envs(args, 0, steps_done)
-                fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+                envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
         envs.close()
         read_metrics(metrics, names)  # so that no loss goes unseen
         checkpoints.drop("rb")  # it has served

@@ -32,7 +32,7 @@ from cleanrl_utils.atari import (
 )
 from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.devices_torch import be_deterministic, can_compile, choose_devices, use_bf16, use_onednn
+from cleanrl_utils.devices_torch import be_deterministic, can_compile, choose_devices, described, use_bf16, use_onednn
 from cleanrl_utils.evals import Act, Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
@@ -88,7 +88,7 @@ class Args:
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
-    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
+    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -203,8 +203,10 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, infos).
+def make_envs(
+    args: Args, seed_purpose: int, step: int = 0
+) -> tuple[AtariVectorEnv, np.ndarray, FireAfterLifeLoss, Episodes]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, fire, episodes).
 
     Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
     game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
@@ -220,7 +222,7 @@ def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVector
         reward_clipping=False,
     )
     obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
-    return envs, obs, infos
+    return envs, obs, FireAfterLifeLoss(envs, infos), Episodes(infos)
 
 
 # --- Networks ---
@@ -689,8 +691,8 @@ def collect(
     act_rng = np.random.default_rng([args.seed, 1])
     checkpoints.keep(rb=rb, act_rng=act_rng)
     (steps_done,) = checkpoints.begin("collection", 0)
-    envs, next_obs, infos = make_envs(args, 0, steps_done)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
+    num_actions = int(envs.single_action_space.n)
     tracker.phase("teacher's data", args.teacher_steps, first=steps_done)
     for step in range(steps_done, args.teacher_steps, args.num_envs):
         obs = torch.as_tensor(next_obs, device=device)
@@ -709,8 +711,7 @@ def collect(
             rb.cut(torch.as_tensor(next_obs, device=device))
             checkpoints.save(steps_done)
             envs.close()
-            envs, next_obs, infos = make_envs(args, 0, steps_done)
-            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
     envs.close()
 
 
@@ -775,8 +776,8 @@ def train_online(
     metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
     exploration_steps = args.exploration_fraction * args.total_timesteps
     steps_done, metrics = checkpoints.begin("online", 0, metrics)
-    envs, next_obs, infos = make_envs(args, 5, steps_done)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    envs, next_obs, fire, episodes = make_envs(args, 5, steps_done)
+    num_actions = int(envs.single_action_space.n)
     tracker.phase("online training", args.total_timesteps, first=steps_done)
     for global_step in range(steps_done, args.total_timesteps, args.num_envs):
         # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
@@ -820,8 +821,7 @@ def train_online(
             rb.cut(torch.as_tensor(next_obs, device=learner.device))
             checkpoints.save(steps_done, metrics)
             envs.close()
-            envs, next_obs, infos = make_envs(args, 5, steps_done)
-            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            envs, next_obs, fire, episodes = make_envs(args, 5, steps_done)
     envs.close()
     read_metrics(metrics, names)  # so that no loss goes unseen
     checkpoints.drop("rb")  # it has served
@@ -852,7 +852,7 @@ def main(args: Args) -> Path:
     scores: dict[str, Evaluation] = {}
     best = {"return": -float("inf")}
     checkpoints.keep(scores=scores, best=best)
-    if not scores:
+    if not checkpoints.resumed:
         scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
 
     # On a CPU torch.compile slows an IMPALA network down: docs/log.md.
@@ -888,7 +888,7 @@ def main(args: Args) -> Path:
     learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, learning_rate, device, compiled)
     student_player = player(q_network, device)
 
-    about = {"device": device.type, "compiled": compiled, "bf16": bf16, "threads": torch.get_num_threads()}
+    about = {"device": described(device), "compiled": compiled, "bf16": bf16, "threads": torch.get_num_threads()}
     about["teacher"] = models.public_name(source)
     with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"

@@ -34,7 +34,7 @@ from cleanrl_utils.atari import (
 )
 from cleanrl_utils.checkpoint import Checkpoints
 from cleanrl_utils.devices import keep_freed_memory, num_cores
-from cleanrl_utils.devices_jax import choose_devices, device_name, use_bf16
+from cleanrl_utils.devices_jax import choose_devices, described, use_bf16
 from cleanrl_utils.evals import Act, Evaluation, require_video
 from cleanrl_utils.evals_atari import evaluate, film_game
 from cleanrl_utils.huggingface import push, require_upload
@@ -86,7 +86,7 @@ class Args:
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
-    """resume under other numbers of threads, versions or devices too, where the same weights cannot be promised"""
+    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -201,8 +201,10 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVectorEnv, np.ndarray, dict[str, np.ndarray]]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, infos).
+def make_envs(
+    args: Args, seed_purpose: int, step: int = 0
+) -> tuple[AtariVectorEnv, np.ndarray, FireAfterLifeLoss, Episodes]:
+    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, fire, episodes).
 
     Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
     game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
@@ -218,7 +220,7 @@ def make_envs(args: Args, seed_purpose: int, step: int = 0) -> tuple[AtariVector
         reward_clipping=False,
     )
     obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
-    return envs, obs, infos
+    return envs, obs, FireAfterLifeLoss(envs, infos), Episodes(infos)
 
 
 # --- Networks ---
@@ -693,8 +695,8 @@ def collect(
     act_rng = np.random.default_rng([args.seed, 1])
     checkpoints.keep(rb=rb, act_rng=act_rng)
     (steps_done,) = checkpoints.begin("collection", 0)
-    envs, next_obs, infos = make_envs(args, 0, steps_done)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
+    num_actions = int(envs.single_action_space.n)
     tracker.phase("teacher's data", args.teacher_steps, first=steps_done)
     for step in range(steps_done, args.teacher_steps, args.num_envs):
         obs = jax.device_put(next_obs, device)
@@ -713,8 +715,7 @@ def collect(
             rb.cut(jax.device_put(next_obs, device))
             checkpoints.save(steps_done)
             envs.close()
-            envs, next_obs, infos = make_envs(args, 0, steps_done)
-            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
     envs.close()
 
 
@@ -778,8 +779,8 @@ def train_online(
     metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
     exploration_steps = args.exploration_fraction * args.total_timesteps
     steps_done, metrics = checkpoints.begin("online", 0, metrics)
-    envs, next_obs, infos = make_envs(args, 5, steps_done)
-    fire, episodes, num_actions = FireAfterLifeLoss(envs, infos), Episodes(infos), int(envs.single_action_space.n)
+    envs, next_obs, fire, episodes = make_envs(args, 5, steps_done)
+    num_actions = int(envs.single_action_space.n)
     tracker.phase("online training", args.total_timesteps, first=steps_done)
     for global_step in range(steps_done, args.total_timesteps, args.num_envs):
         # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
@@ -824,8 +825,7 @@ def train_online(
             rb.cut(jax.device_put(next_obs, learner.q_state.finite.device))
             checkpoints.save(steps_done, metrics)
             envs.close()
-            envs, next_obs, infos = make_envs(args, 5, steps_done)
-            fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+            envs, next_obs, fire, episodes = make_envs(args, 5, steps_done)
     envs.close()
     read_metrics(metrics, names)  # so that no loss goes unseen
     checkpoints.drop("rb")  # it has served
@@ -855,7 +855,7 @@ def main(args: Args) -> Path:
     scores: dict[str, Evaluation] = {}
     best = {"return": -float("inf")}
     checkpoints.keep(scores=scores, best=best)
-    if not scores:
+    if not checkpoints.resumed:
         scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
 
     bf16 = use_bf16(args, device)
@@ -884,7 +884,7 @@ def main(args: Args) -> Path:
         for num_games in (args.eval_episodes, 1):
             player(act, learner.q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
 
-    about = {"device": device_name(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
+    about = {"device": described(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
     about["teacher"] = models.public_name(source)
     with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"

@@ -29,14 +29,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from cleanrl_utils import archives
 from cleanrl_utils.archives import Archive, ArchiveError
-from cleanrl_utils.config import BadInput, flag, notice, replacing
+from cleanrl_utils.config import BadInput, WriteError, flag, notice, replacing, sync_folder
 from cleanrl_utils.tracking import commit, event_files, hardware, make_folder, versions
 
 FORMAT = 1
+CONTENT = {
+    "flags", "settings", "phase", "step", "elapsed", "event_files", "values", "kept", "once", "dropped", "random",
+}  # fmt: skip
 STEPS_PER_GAME = 10_000
 """Steps per environment and checkpoint below which long games are cut too often to be learned from."""
 NAME = re.compile(r"\d{6}-[a-z]+-\d+\.zip")
@@ -57,9 +61,11 @@ class Checkpoints:
         Raises `BadInput` where there is none, or where the run is still going.
         """
         self.args, self.frequency = args, args.checkpoint_frequency
-        self.settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}  # what must be the same in a resumed run
+        self.changed: dict[str, str] = {}  # what is not
         self.kept: dict[str, Any] = {}
         self.written_once: dict[str, list[str]] = {}  # of what is kept: file and digest
+        self.dropped: set[str] = set()
         self.phase, self.last_step, self.number = "", 0, 0
         self.whole: dict[Path, list[str]] = {}  # the last two that are known to be whole, and the files they refer to
         self.saved: Archive | None = None
@@ -78,16 +84,18 @@ class Checkpoints:
 
     def keep(self, **objects: Any) -> None:
         """Put these objects into every checkpoint from now on; of a resumed run, restore them now, in place."""
-        self.kept |= objects
-        for name in objects:
-            self.written_once.pop(name, None)
-            if self.saved is not None and name in self.saved.tree["kept"]:
-                self._restore(self.saved, objects[name], self.saved.tree["kept"][name])
+        for name, value in objects.items():
+            self.drop(name)
+            self.dropped.discard(name)
+            self.kept[name] = value
+            if self.saved is not None and name not in self.saved.tree["dropped"]:
+                self._restore(self.saved, value, self.saved.tree["kept"].get(name))
 
     def keep_once(self, **objects: Any) -> None:
         """As `keep`, for what does not change in a phase: written to a file of its own, now, that checkpoints refer to."""
         for name, value in objects.items():
             self.drop(name)
+            self.dropped.discard(name)
             if self.saved is not None and name in self.saved.tree["once"]:
                 self.written_once[name] = self.saved.tree["once"][name]
                 archive = Archive(self.folder / self.written_once[name][0])
@@ -104,6 +112,7 @@ class Checkpoints:
         for name in names:
             self.kept.pop(name, None)
             self.written_once.pop(name, None)
+            self.dropped.add(name)
 
     def at(self, *phases: str) -> bool:
         """Whether one of these phases is still to be gone through: False where a resumed run is past them."""
@@ -155,6 +164,7 @@ class Checkpoints:
                         "values": values,
                         "kept": self.kept,
                         "once": self.written_once,
+                        "dropped": sorted(self.dropped),
                         "random": random_states(),
                     },
                 )
@@ -181,14 +191,20 @@ class Checkpoints:
             tracker.started = time.time() - self.saved.tree["elapsed"]
         else:
             self._lock()
-            least = STEPS_PER_GAME * self.args.num_envs
-            if 0 < self.frequency < least:
-                notice(
-                    f"--checkpoint-frequency {self.frequency}: each checkpoint cuts all games, so fewer than {least:,} "
-                    f"steps ({STEPS_PER_GAME:,} per environment) favour short ones"
-                )
+            self._warn_of_short_periods()
+        sync_folder(tracker.folder)
         with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
             self.previous_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def _warn_of_short_periods(self) -> None:
+        """An environment that cuts its episodes earlier by itself is measured by that."""
+        spec = gym.registry.get(self.args.env_id.split(":")[-1])
+        steps = min(STEPS_PER_GAME, (spec and spec.max_episode_steps) or STEPS_PER_GAME)
+        if 0 < self.frequency < steps * self.args.num_envs:
+            notice(
+                f"--checkpoint-frequency {self.frequency}: each checkpoint cuts all games, so fewer than "
+                f"{steps * self.args.num_envs:,} steps ({steps:,} per environment) favour short ones"
+            )
 
     def close(self) -> None:
         """Leave signals to whoever had them before, and the folder to other processes."""
@@ -216,10 +232,13 @@ class Checkpoints:
         """Take from the event files what the run logged after its checkpoint: it will be logged again."""
         lengths = self.saved.tree["event_files"]
         for path in event_files(self.folder.parent):
-            if path.name not in lengths:
-                path.unlink()
-            elif path.stat().st_size > lengths[path.name]:
-                os.truncate(path, lengths[path.name])
+            try:
+                if path.name not in lengths:
+                    path.unlink()
+                elif path.stat().st_size > lengths[path.name]:
+                    os.truncate(path, lengths[path.name])
+            except OSError as error:
+                raise WriteError(path, error) from None
 
     # --- Signals ---
 
@@ -228,6 +247,9 @@ class Checkpoints:
         self.signal = number
         if self.settled or not self.frequency:
             self._leave()
+        os.write(
+            2, b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
+        )  # print may not
         if self.evaluating:
             raise Interrupted(128 + number)
 
@@ -262,7 +284,8 @@ class Checkpoints:
         needed = {path.name for path in self.whole} | {name for names in self.whole.values() for name in names}
         for path in self.folder.iterdir():
             if OURS.fullmatch(path.name) and path.name not in needed:
-                path.unlink()
+                with contextlib.suppress(OSError):  # another time, then
+                    path.unlink()
 
     def _open_latest(self) -> None:
         """Find the newest whole checkpoint. Raises `BadInput` where there is none, or where settings are others."""
@@ -282,6 +305,7 @@ class Checkpoints:
             for line in refused:
                 notice(f"--resume: {line}; going on from {path.name}")
             self.whole = {path: [name for name, _ in self.saved.tree["once"].values()]}
+            self.settings = self.saved.tree["settings"]
             return
         raise BadInput("--resume", self.args.resume, f"has no whole checkpoint: {'; '.join(refused)}")
 
@@ -289,11 +313,11 @@ class Checkpoints:
         """A checkpoint of this run, with what it refers to. Raises `ArchiveError`."""
         archive = Archive(path)
         tree = archive.tree
-        if tree.get("format") != FORMAT:
+        if tree.get("format") != FORMAT or not tree.keys() >= CONTENT:
             raise ArchiveError("is no checkpoint of this version")
-        if tree["flags"] != flags_of(self.args):
-            other = next(name for name, value in flags_of(self.args).items() if tree["flags"].get(name) != value)
-            raise ArchiveError(f"is of another run: {flag(other)} {tree['flags'].get(other)}")
+        for name, value in flags_of(self.args).items():
+            if tree["flags"].get(name, value) != value:  # a flag that is new to the script has its default
+                raise ArchiveError(f"is of another run: {flag(name)} {tree['flags'][name]}")
         for name, expected in tree["once"].values():
             if not (self.folder / name).is_file() or digest(self.folder / name) != expected:
                 raise ArchiveError(f"needs {name}, which is damaged or missing")
@@ -304,30 +328,20 @@ class Checkpoints:
 
         Raises `BadInput` where weights would not be those of the run left alone, unless there is `--resume-anyway`.
         """
-        self.settings = protocol | {"versions": versions(), "hardware": hardware(), "commit": commit()}
-        if self.saved is None:
+        settings = protocol | versions() | {"hardware": hardware(), "commit": commit()}
+        before, self.settings = self.settings, archives.pack(settings, "", {})
+        if not self.resumed:
             return
-        before, now = self.saved.tree["settings"], archives.pack(self.settings, "", {})
-        changed = {name: (before.get(name), now[name]) for name in now if before.get(name) != now[name]}
-        for name in {"hardware", "commit"} & changed.keys():
-            notice(
-                "--resume: {} was {}, now {}: weights may differ from those of a run left alone".format(
-                    name, *changed.pop(name)
-                )
-            )
-        if "versions" in changed:
-            old, new = changed.pop("versions")
-            changed |= {
-                name: (old.get(name), new.get(name)) for name in old.keys() | new.keys() if old.get(name) != new.get(name)
-            }
-        if not changed:
-            return
-        text = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in sorted(changed.items()))
-        if not self.args.resume_anyway:
-            raise BadInput(
-                "--resume", self.args.resume, f"{text}: the same weights cannot be promised; --resume-anyway goes on"
-            )
-        notice(f"--resume-anyway: {text}; the weights will not be those of the run left alone")
+        names = sorted(name for name in before.keys() | settings.keys() if before.get(name) != self.settings.get(name))
+        self.changed = {name: f"{name} {before.get(name)} then, {settings.get(name)} now" for name in names}
+        for name in {"commit", "hardware"} & self.changed.keys():
+            notice(f"--resume: {self.changed[name]}: weights may differ from those of the run left alone")
+        text = ", ".join(line for name, line in self.changed.items() if name not in ("commit", "hardware"))
+        if text and not self.args.resume_anyway:
+            reason = "the same weights cannot be promised; --resume-anyway goes on"
+            raise BadInput("--resume", self.args.resume, f"{text}: {reason}")
+        if text:
+            notice(f"--resume-anyway: {text}; the weights will not be those of the run left alone")
 
     def _restore(self, archive: Archive, value: Any, saved: Any) -> Any:
         try:
@@ -353,7 +367,7 @@ def random_states() -> dict[str, Any]:
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         states["torch"] = torch.get_rng_state()
-        states["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        states["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return states
 
 
@@ -366,6 +380,6 @@ def set_random_states(archive: Archive) -> None:
     if "torch" in sys.modules and "torch" in saved:
         torch = sys.modules["torch"]
         torch.set_rng_state(archive.fill(torch.get_rng_state(), saved["torch"]))
-        if len(saved["cuda"]) == torch.cuda.device_count():
+        if torch.cuda.is_initialized() and len(saved["cuda"]) == torch.cuda.device_count():
             for device, state in enumerate(saved["cuda"]):
                 torch.cuda.set_rng_state(archive.fill(torch.cuda.get_rng_state(device), state), device)

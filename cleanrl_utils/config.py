@@ -300,7 +300,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder to disk, so that a file's new name outlives a power cut; where the system can."""
-    if os.name == "posix":
+    with contextlib.suppress(OSError):  # not on Windows, nor on every network's file system
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -24,6 +24,11 @@ def device_name(device: jax.Device) -> str:
     return {"gpu": "cuda"}.get(device.platform, device.platform)
 
 
+def described(device: jax.Device) -> str:
+    """A device for the record: its kind, and which GPU it is."""
+    return f"cuda ({device.device_kind})" if device.platform == "gpu" else device.platform
+
+
 def _devices(platform: str) -> list[jax.Device]:
     try:
         return jax.devices(platform)

@@ -22,6 +22,11 @@ def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
     return torch.device(name), torch.device(buffer_name)
 
 
+def described(device: torch.device) -> str:
+    """A device for the record: its type, and which GPU it is."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def be_deterministic(args: Any, device: torch.device) -> None:
     """Under `--torch-deterministic`, the same weights from the same seed on CUDA too; on a CPU they are so in any case.
 

@@ -24,10 +24,21 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from cleanrl_utils.config import BadInput, WriteError, file_name, first_line, notice, script_name, write_json
+from cleanrl_utils.config import BadInput, WriteError, file_name, first_line, notice, script_name, sync_folder, write_json
 from cleanrl_utils.evals import Evaluation
 
-PACKAGES = ("torch", "jax", "flax", "optax", "scikit-learn", "numpy", "gymnasium", "ale-py", "flappy-bird-gymnasium")
+PACKAGES = (
+    "torch",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "scikit-learn",
+    "numpy",
+    "gymnasium",
+    "ale-py",
+    "flappy-bird-gymnasium",
+)
 
 
 EVENT_FILE = "events.out.tfevents."
@@ -258,7 +269,8 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
         folder = Path(args.resume)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config.pop("error", None)
-        config |= {"status": "running", "resumed": [*config.get("resumed", []), {"command": command, "commit": commit()}]}
+        resumed = {"command": command, "changed": [*checkpoints.changed.values()]}
+        config |= {"status": "running", "resumed": [*config.get("resumed", []), resumed]}
         checkpoints.cut_event_files()
     else:
         now = int(time.time())
@@ -287,6 +299,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(folder, error) from None
+    sync_folder(folder.parent)
 
 
 def working(text: str) -> contextlib.AbstractContextManager:
@@ -306,7 +319,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Processor and number of cores; the accelerator, if any, is in the protocol."""
+    """Processor and number of cores; the accelerator, if any, is among the settings of the learner."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return f"{model}, {os.cpu_count()} cores"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -63,6 +63,9 @@ def _child(name: str, flags: Flags, folder: str, errors: Connection, settings: t
     jax.config.update("jax_compilation_cache_dir", settings[0])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", settings[1])
     script = importlib.import_module(name)
+    for period in ("LOG_FREQUENCY", "OFFLINE_LOG_FREQUENCY"):  # so that short runs log their losses too
+        if hasattr(script, period):
+            setattr(script, period, 30)
     if before is not None:
         before(script, *args)
     config.run(script.main, script.Args, list(flags))
@@ -72,7 +75,11 @@ def _child(name: str, flags: Flags, folder: str, errors: Connection, settings: t
 
 
 def at_tick(_: Any, place: str, number: int, action: Callable[[], None]) -> None:
-    """Do something when a place is come to for the `number`-th time: the end of a step of a phase, or a piece written."""
+    """Do something when a place is come to for the `number`-th time.
+
+    A phase: the end of a step of it. `writing`: a piece of an array is about to be written. `logging`: half of an event has
+    been. `flushing`: a file or a folder is about to be flushed to the disk, before and after it gets its name.
+    """
     left = number
 
     def tick(here: str) -> None:
@@ -82,7 +89,7 @@ def at_tick(_: Any, place: str, number: int, action: Callable[[], None]) -> None
             left = -1
             action()
 
-    due, pieces = checkpoint.Checkpoints.due, archives.pieces
+    due, pieces, fsync, log = checkpoint.Checkpoints.due, archives.pieces, os.fsync, tracking.RecordWriter.write
 
     def watched_due(self: checkpoint.Checkpoints, step: int) -> bool:
         tick(self.phase)
@@ -93,7 +100,20 @@ def at_tick(_: Any, place: str, number: int, action: Callable[[], None]) -> None
             tick("writing")
             yield piece
 
+    def watched_fsync(descriptor: int) -> None:
+        tick("flushing")
+        fsync(descriptor)
+
+    def watched_log(self: tracking.RecordWriter, data: bytes) -> None:
+        log(whole := tracking.RecordWriter(io.BytesIO()), data)
+        content = whole._writer.getvalue()
+        self._writer.write(content[: len(content) // 2])
+        self._writer.flush()
+        tick("logging")
+        self._writer.write(content[len(content) // 2 :])
+
     checkpoint.Checkpoints.due, archives.pieces = watched_due, watched_pieces
+    os.fsync, tracking.RecordWriter.write = watched_fsync, watched_log
 
 
 def die(_: Any, place: str, number: int) -> None:
@@ -108,4 +128,6 @@ def receive(_: Any, place: str, number: int, sent: int) -> None:
 
 def fill_disk(_: Any, place: str, number: int, size: int) -> None:
     """Let no file grow beyond `size` bytes from there on."""
+    import resource
+
     at_tick(None, place, number, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))

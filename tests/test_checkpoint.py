@@ -76,14 +76,15 @@ def left_alone(tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_at_random_moments_ends_as_the_run_left_alone(name, left_alone):
-    """In each phase once, and once in the middle of a checkpoint that this phase writes; 5 times at least."""
+    """In each phase, in a checkpoint that this phase writes, in the middle of an event, and around the flushing of files."""
     script, (flags, phases) = getattr(children, name), RUNS[name]
     seed = random.SystemRandom().randrange(2**32)
     rng = np.random.default_rng(seed)
     kills = [
         (place, int(rng.integers(1, most))) for phase in phases for place, most in ((phase, phases[phase]), ("writing", 40))
     ]
-    kills += [(phase, int(rng.integers(1, 20))) for phase in [*phases][-1:] for _ in range(5 - len(kills))]
+    last = [*phases][-1]
+    kills += [("logging", int(rng.integers(1, 4))), ("flushing", int(rng.integers(1, 7))), (last, int(rng.integers(1, 20)))]
     for kill in kills:
         status, errors = children.run(script, *flags, before=children.die, args=kill)
         assert status == -signal.SIGKILL, (seed, kill, errors)
@@ -91,6 +92,36 @@ def test_a_run_killed_at_random_moments_ends_as_the_run_left_alone(name, left_al
     status, errors = children.run(script, *flags)
     assert status == 0, (seed, errors)
     assert differing(outcome(the_run()), left_alone(name)) == [], (seed, kills)
+
+
+def test_the_returns_that_the_coefficient_needs_go_on_too():
+    """In games that end at every step, or the distillation would be whole for all of a short run."""
+    script, flags = children.qdagger_dqn_atari_impalacnn, [*BOTH, "--offline-steps", "10"]
+    ends = []
+    for kill in ((), ("online", 55)):
+        if kill:
+            assert children.run(script, *flags, before=end_games, args=kill)[0] == -9
+            flags = ["--resume", str(the_run())]
+        assert children.run(script, *flags, before=end_games)[0] == 0
+        ends.append(outcome(the_run()))
+        shutil.move("runs", f"runs {len(ends)}")
+    assert differing(*ends) == []
+    assert 0 < ends[0]["charts/distill_coeff"][1][2] < 1
+
+
+def end_games(script, *kill) -> None:
+    """Report a game at every step, with returns between a random player's and the teacher's, and die if asked to."""
+
+    class Endless(script.Episodes):
+        calls = 0
+
+        def step(self, rewards, infos):
+            self.calls += 1
+            return super().step(rewards, infos)[0], [(-4.0 + self.calls % 7 * 0.5, 1)]
+
+    script.Episodes = Endless
+    if kill:
+        children.die(script, *kill)
 
 
 def test_the_global_random_states_go_on_too():
@@ -303,8 +334,8 @@ def test_the_checkpoint_of_another_run_is_refused(stopped, refused):
     assert "is of another run: --seed 2" in refused(dqn_atari, "--resume", str(stopped))
 
 
-def test_a_damaged_buffer_of_the_teacher_is_noticed():
-    """Checkpoints of the offline phase refer to it: those of the phase before serve, if there are any."""
+def test_a_damaged_buffer_of_the_teacher_is_noticed(left_alone):
+    """Checkpoints of the offline phase refer to it: the last one of the phase before serves, if it is still there."""
     script = children.qdagger_dqn_atari_impalacnn
     children.run(script, *BOTH, before=children.die, args=("offline", 20))
     (buffer,) = the_run().glob("checkpoints/rb-*.zip")
@@ -313,16 +344,23 @@ def test_a_damaged_buffer_of_the_teacher_is_noticed():
     assert f"needs {buffer.name}, which is damaged or missing" in errors
     assert "-collection-" in errors
     assert status == 0, errors
+    assert differing(outcome(the_run()), left_alone("qdagger_dqn_atari_impalacnn")) == []
 
 
-def test_the_teachers_buffer_is_written_once():
+def test_the_teachers_buffer_is_written_once_and_all_of_its_phase_needs_it(refused):
     script = children.qdagger_dqn_atari_impalacnn
-    children.run(script, *BOTH, before=children.die, args=("offline", 85))
+    children.run(script, *BOTH, before=children.die, args=("offline", 45))
+    (buffer,) = the_run().glob("checkpoints/rb-*.zip")
+    written = buffer.stat().st_mtime_ns
+    children.run(script, "--resume", str(the_run()), before=children.die, args=("offline", 42))
     files = sorted(path.name for path in (the_run() / "checkpoints").iterdir())
-    assert [name.split("-")[0] for name in files] == ["000005", "000006", "rb"], "two checkpoints, one buffer"
-    sizes = [path.stat().st_size for path in sorted((the_run() / "checkpoints").iterdir())]
+    assert [name.split("-", 1)[1] for name in files[:-1]] == ["offline-40.zip", "offline-80.zip"]
+    assert files[-1] == buffer.name
+    assert buffer.stat().st_mtime_ns == written
     with zipfile.ZipFile(the_run() / "checkpoints" / files[0]) as archive:
-        assert not [name for name in archive.namelist() if name.startswith("kept/rb")], sizes
+        assert not [name for name in archive.namelist() if name.startswith("kept/rb")]
+    buffer.write_bytes(flip(buffer.read_bytes()))
+    assert "no whole checkpoint" in refused(script, "--resume", str(the_run()))
 
 
 # --- The file ---

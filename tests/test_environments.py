@@ -80,8 +80,7 @@ def test_replay_rebuilds_what_real_games_showed(game, n_step, life_loss, cpu):
 
 def test_a_lost_life_terminates_the_return_and_the_game_goes_on():
     args = dqn.Args(env_id="BreakoutNoFrameskip-v4", num_envs=1)
-    envs, _, infos = dqn.make_envs(args, seed_purpose=0)
-    fire, episodes = FireAfterLifeLoss(envs, infos), Episodes(infos)
+    envs, _, fire, episodes = dqn.make_envs(args, seed_purpose=0)
     ends, finished = [], []
     while not finished:
         _, rewards, terminations, _, infos = envs.step(fire(np.zeros(1, dtype=np.int64)))
@@ -96,7 +95,7 @@ def test_a_lost_life_terminates_the_return_and_the_game_goes_on():
 
 def test_without_fire_breakout_waits_for_ever_after_a_lost_life():
     args = dqn.Args(env_id="BreakoutNoFrameskip-v4", num_envs=1)
-    envs, _, infos = dqn.make_envs(args, seed_purpose=0)
+    envs, *_ = dqn.make_envs(args, seed_purpose=0)
     for _ in range(400):
         _, _, _, _, infos = envs.step(np.zeros(1, dtype=np.int64))
     assert infos["lives"][0] == 4
@@ -104,8 +103,8 @@ def test_without_fire_breakout_waits_for_ever_after_a_lost_life():
 
 def test_without_life_loss_only_the_games_end_terminates():
     args = dqn.Args(env_id="BreakoutNoFrameskip-v4", num_envs=1, life_loss=False)
-    envs, _, infos = dqn.make_envs(args, seed_purpose=0)
-    fire, count, lives = FireAfterLifeLoss(envs, infos), 0, 5
+    envs, _, fire, _ = dqn.make_envs(args, seed_purpose=0)
+    count, lives = 0, 5
     while not count:
         _, _, terminations, _, infos = envs.step(fire(np.zeros(1, dtype=np.int64)))
         fire.observe(infos)
@@ -129,7 +128,7 @@ def test_episodes_report_raw_whole_game_returns():
 
 @pytest.mark.parametrize("env_id", ["BreakoutNoFrameskip-v4", "ALE/Breakout-v5"])
 def test_both_spellings_of_a_game_work(env_id):
-    envs, obs, _ = dqn.make_envs(dqn.Args(env_id=env_id, num_envs=2), seed_purpose=0)
+    envs, obs, *_ = dqn.make_envs(dqn.Args(env_id=env_id, num_envs=2), seed_purpose=0)
     assert obs.shape == (2, 4, 84, 84)
     assert envs.single_action_space.n == count_actions(env_id) == 4
 
@@ -153,8 +152,22 @@ def test_seeds_differ_between_games_purposes_and_neighbouring_runs():
 
 def test_same_seeds_give_the_same_games_and_others_do_not():
     def first_frames(seed: int) -> np.ndarray:
-        envs, _, _ = dqn.make_envs(dqn.Args(env_id="PongNoFrameskip-v4", num_envs=3, seed=seed), seed_purpose=0)
+        envs, *_ = dqn.make_envs(dqn.Args(env_id="PongNoFrameskip-v4", num_envs=3, seed=seed), seed_purpose=0)
         return np.array([envs.step(np.full(3, t % 6))[0] for t in range(60)])
 
     assert np.array_equal(first_frames(1), first_frames(1))
     assert not np.array_equal(first_frames(1), first_frames(2))
+
+
+def test_games_after_a_checkpoint_are_others():
+    """Seeds come from the step too: else each checkpoint would bring the same beginnings again."""
+    args = dqn.Args(env_id="PongNoFrameskip-v4", num_envs=4)
+    seen = []
+    for step in (0, 0, 400):
+        envs, *_ = dqn.make_envs(args, 0, step)
+        for _ in range(30):
+            obs, *_ = envs.step(np.zeros(4, dtype=np.int64))
+        seen.append(obs)
+        envs.close()
+    assert np.array_equal(seen[0], seen[1])
+    assert not any(np.array_equal(ours, theirs) for ours in seen[0] for theirs in seen[2])
