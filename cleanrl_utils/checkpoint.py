@@ -45,6 +45,7 @@ STEPS_PER_GAME = 10_000
 """Steps per environment and checkpoint below which long games are cut too often to be learned from."""
 NAME = re.compile(r"\d{6}-[a-z]+-\d+\.zip")
 OURS = re.compile(r"(\d{6}-[a-z]+-\d+|[a-z_]+-\d{6})\.zip(\.tmp)?")
+STOPPING = b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -247,9 +248,7 @@ class Checkpoints:
         self.signal = number
         if self.settled or not self.frequency:
             self._leave()
-        os.write(
-            2, b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
-        )  # print may not
+        os.write(2, STOPPING)  # `print` may not be entered twice
         if self.evaluating:
             raise Interrupted(128 + number)
 

@@ -30,16 +30,16 @@ from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, scalars
 VECTORS = [*TINY_DQN, "--save-model", "--eval-frequency", "500", "--checkpoint-frequency", "300"]
 ATARI = [*TINY_RUN, "--save-model", "--total-timesteps", "300", "--eval-frequency", "100", "--checkpoint-frequency", "40"]
 BOTH = [*ATARI, *TINY_TEACHER, "--offline-steps", "90", "--teacher-steps", "100", "--offline-eval-frequency", "30"]
-IN_TRAINING, IN_PHASES = {"training": 60}, {"collection": 30, "offline": 60, "online": 60}
+IN_TRAINING, IN_PHASES = {"training": (20, 80)}, {"collection": (20, 45), "offline": (40, 80), "online": (20, 80)}
 RUNS = {
-    "dqn": (VECTORS, {"training": 1000}),
-    "dqn_jax": (VECTORS, {"training": 1000}),
+    "dqn": (VECTORS, {"training": (300, 1000)}),
+    "dqn_jax": (VECTORS, {"training": (300, 1000)}),
     "dqn_atari": (ATARI, IN_TRAINING),
     "dqn_atari_jax": (ATARI, IN_TRAINING),
     "qdagger_dqn_atari_impalacnn": (BOTH, IN_PHASES),
     "qdagger_dqn_atari_jax_impalacnn": (BOTH, IN_PHASES),
 }
-"""Flags of each script's run, and how many steps of each phase are far enough from its end to be killed in."""
+"""Flags of each script's run, and between which steps of each phase to kill it: after its first checkpoint."""
 
 
 def the_run() -> Path:
@@ -81,7 +81,9 @@ def test_a_run_killed_at_random_moments_ends_as_the_run_left_alone(name, left_al
     seed = random.SystemRandom().randrange(2**32)
     rng = np.random.default_rng(seed)
     kills = [
-        (place, int(rng.integers(1, most))) for phase in phases for place, most in ((phase, phases[phase]), ("writing", 40))
+        (place, int(rng.integers(*range_)))
+        for phase in phases
+        for place, range_ in ((phase, phases[phase]), ("writing", (1, 40)))
     ]
     last = [*phases][-1]
     kills += [("logging", int(rng.integers(1, 4))), ("flushing", int(rng.integers(1, 7))), (last, int(rng.integers(1, 20)))]
