@@ -106,18 +106,10 @@ def test_a_file_in_place_of_the_folder_of_runs_is_an_error_in_one_line():
 
 @pytest.mark.parametrize("name", ["dqn", "dqn_jax", "dqn_atari", "dqn_atari_jax"])
 def test_a_run_that_diverges_says_where_and_can_be_seen_to_diverge_again(name):
+    """Metrics are read every 30 steps here. It diverges between such a step and a checkpoint, which must see it too."""
     script, vectors = getattr(children, name), "atari" not in name
-    flags = [
-        *(TINY_DQN if vectors else ATARI),
-        "--learning-rate",
-        "1e30",
-        "--checkpoint-frequency",
-        "300" if vectors else "40",
-    ]
-    if vectors:
-        flags += ["--learning-starts", "650"]  # two checkpoints before the first update
-    else:
-        flags += ["--learning-starts", "90"]
+    flags = [*(TINY_DQN if vectors else ATARI), "--learning-rate", "1e30"]
+    flags += ["--checkpoint-frequency", "310" if vectors else "40", "--learning-starts", "612" if vectors else "150"]
     said = []
     for again in (flags, ["--resume", "the run"]):
         status, errors = children.run(script, *[str(the_run()) if flag == "the run" else flag for flag in again])
@@ -132,7 +124,7 @@ def test_a_run_that_diverges_says_where_and_can_be_seen_to_diverge_again(name):
         assert "a loss was not finite" in run["error"]
     assert said[0] == said[1], "at the same step"
     newest = archives.Archive(max(the_run().glob("checkpoints/*.zip")))
-    assert newest.tree["step"] == (600 if vectors else 80), "no checkpoint of a run that has diverged"
+    assert newest.tree["step"] == (310 if vectors else 120), "no checkpoint of a run that has diverged"
 
 
 def test_a_run_that_diverges_without_checkpoints_says_how_to_get_there_again(train):

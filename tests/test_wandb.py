@@ -20,6 +20,7 @@ TRAINING = """
 import types
 from cleanrl_utils.tracking import WeightsAndBiases
 sink = WeightsAndBiases(types.SimpleNamespace(wandb_project_name="p", wandb_entity=None), "name", {})
+assert 0 < sink.run.settings.finish_timeout <= 15
 for step in range(30):
     sink.scalars({"loss": step / 2}, step)
     input(f"{step}\\n")
