@@ -279,13 +279,15 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
             now += 1
         folder = Path("runs") / f"{name}{now}"
         config = {"status": "running", "script": script_name(type(args)), "flags": dataclasses.asdict(args)}
-        config |= {"protocol": protocol | {"checkpoint_frequency": getattr(args, "checkpoint_frequency", 0)}}
-        config |= {"versions": versions(), "commit": commit(), "command": command, "hardware": hardware()}
+        if checkpoints is not None:
+            protocol = protocol | {"checkpoint_frequency": args.checkpoint_frequency}
+        config |= {"protocol": protocol, "versions": versions(), "commit": commit()}
+        config |= {"command": command, "hardware": hardware()}
     sinks = []
     if args.track:  # before the folder is made, since it may refuse
         sinks.append(WeightsAndBiases(args, folder.name, config))
         config["wandb_run"] = sinks[0].run.id
-    make_folder(folder)
+    make_folder(folder, anew="resumed" not in config)
     write_json(folder / "config.json", config)
     tracker = Tracker(folder, [TensorBoard(folder), *sinks], config, checkpoints)
     if checkpoints is not None:
@@ -293,10 +295,10 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
     return tracker
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it. Raises `WriteError`."""
+def make_folder(folder: Path, anew: bool = False) -> None:
+    """Make a folder and those above it, unless it is there; `anew` insists that it is not. Raises `WriteError`."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=not anew)
     except OSError as error:
         raise WriteError(folder, error) from None
     sync_folder(folder.parent)

@@ -77,7 +77,7 @@ def test_config_says_running_until_it_is_complete():
         tracker.finish({"steps": 8}, {"agent": Evaluation([1.0, 3.0], [10, 20], 1)})
     run = json.loads(path.read_text())
     assert (run["status"], run["steps"]) == ("complete", 8)
-    assert run["protocol"] == {"frame_skip": 4, "checkpoint_frequency": 0}
+    assert run["protocol"] == {"frame_skip": 4}
     assert run["evaluations"] == {"agent": {"returns": [1.0, 3.0], "lengths": [10, 20], "capped": 1}}
 
 
