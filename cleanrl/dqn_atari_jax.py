@@ -596,6 +596,8 @@ def main(args: Args) -> Path:
             due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
             if due and steps_done < args.total_timesteps:
                 evaluate_network(steps_done)
+
+            # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
             if checkpoints.due(steps_done):
                 read_metrics(metrics, names)  # a run that has diverged is not saved
                 rb.cut(jax.device_put(next_obs, device))

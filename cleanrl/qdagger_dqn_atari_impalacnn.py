@@ -707,6 +707,8 @@ def collect(
 
         steps_done = step + args.num_envs
         tracker.advance(steps_done)
+
+        # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
         if checkpoints.due(steps_done):
             rb.cut(torch.as_tensor(next_obs, device=device))
             checkpoints.save(steps_done)
@@ -816,6 +818,8 @@ def train_online(
         due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
         if due and steps_done < args.total_timesteps:
             evaluate_student(steps_done)
+
+        # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
         if checkpoints.due(steps_done):
             read_metrics(metrics, names)  # a run that has diverged is not saved
             rb.cut(torch.as_tensor(next_obs, device=learner.device))

@@ -711,6 +711,8 @@ def collect(
 
         steps_done = step + args.num_envs
         tracker.advance(steps_done)
+
+        # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
         if checkpoints.due(steps_done):
             rb.cut(jax.device_put(next_obs, device))
             checkpoints.save(steps_done)
@@ -820,6 +822,8 @@ def train_online(
         due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
         if due and steps_done < args.total_timesteps:
             evaluate_student(steps_done)
+
+        # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
         if checkpoints.due(steps_done):
             read_metrics(metrics, names)  # a run that has diverged is not saved
             rb.cut(jax.device_put(next_obs, learner.q_state.finite.device))
