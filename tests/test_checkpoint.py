@@ -98,9 +98,9 @@ def test_a_run_killed_at_random_moments_ends_as_the_run_left_alone(name, left_al
 
 def test_the_returns_that_the_coefficient_needs_go_on_too():
     """In games that end at every step, or the distillation would be whole for all of a short run."""
-    script, flags = children.qdagger_dqn_atari_impalacnn, [*BOTH, "--offline-steps", "10"]
+    script, flags = children.qdagger_dqn_atari_impalacnn, [*BOTH, "--offline-steps", "10", "--total-timesteps", "160"]
     ends = []
-    for kill in ((), ("online", 55)):
+    for kill in ((), ("online", 45)):
         if kill:
             assert children.run(script, *flags, before=end_games, args=kill)[0] == -9
             flags = ["--resume", str(the_run())]
