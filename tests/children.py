@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
-import torch  # noqa: F401 - to have it imported before the fork
+import torch._dynamo  # noqa: F401 - optimizers import it, for a second: have it before the fork
 
 from cleanrl import (  # noqa: F401
     dqn,
