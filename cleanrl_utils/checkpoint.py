@@ -35,7 +35,7 @@ import numpy as np
 from cleanrl_utils import archives
 from cleanrl_utils.archives import Archive, ArchiveError
 from cleanrl_utils.config import BadInput, WriteError, flag, notice, replacing, sync_folder
-from cleanrl_utils.tracking import commit, event_files, hardware, make_folder, versions
+from cleanrl_utils.tracking import event_files, make_folder
 
 FORMAT = 1
 CONTENT = {
@@ -322,12 +322,12 @@ class Checkpoints:
                 raise ArchiveError(f"needs {name}, which is damaged or missing")
         return archive
 
-    def require_same(self, protocol: dict[str, Any]) -> None:
+    def require_same(self, protocol: dict[str, Any], versions: dict[str, str], commit: str | None, hardware: str) -> None:
         """Take the settings of this process, from now on saved too; of a resumed run they must be what they were.
 
         Raises `BadInput` where weights would not be those of the run left alone, unless there is `--resume-anyway`.
         """
-        settings = protocol | versions() | {"hardware": hardware(), "commit": commit()}
+        settings = protocol | versions | {"hardware": hardware, "commit": commit}
         before, self.settings = self.settings, archives.pack(settings, "", {})
         if not self.resumed:
             return

@@ -263,8 +263,9 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
     is stored with the run: what its scores mean. Raises `WriteError` where there can be no folder.
     """
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    made_with = {"versions": versions(), "commit": commit(), "hardware": hardware()}
     if checkpoints is not None:
-        checkpoints.require_same(protocol)
+        checkpoints.require_same(protocol, **made_with)
     if checkpoints is not None and checkpoints.resumed:
         folder = Path(args.resume)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -281,8 +282,7 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
         config = {"status": "running", "script": script_name(type(args)), "flags": dataclasses.asdict(args)}
         if checkpoints is not None:
             protocol = protocol | {"checkpoint_frequency": args.checkpoint_frequency}
-        config |= {"protocol": protocol, "versions": versions(), "commit": commit()}
-        config |= {"command": command, "hardware": hardware()}
+        config |= {"protocol": protocol, "command": command} | made_with
     sinks = []
     if args.track:  # before the folder is made, since it may refuse
         sinks.append(WeightsAndBiases(args, folder.name, config))

@@ -74,7 +74,7 @@ def _child(name: str, flags: Flags, folder: str, errors: Connection, settings: t
 # --- What `before` may be ---
 
 
-def at_tick(_: Any, place: str, number: int, action: Callable[[], None]) -> None:
+def at_tick(place: str, number: int, action: Callable[[], None]) -> None:
     """Do something when a place is come to for the `number`-th time.
 
     A phase: the end of a step of it. `writing`: a piece of an array is about to be written. `logging`: half of an event has
@@ -118,16 +118,16 @@ def at_tick(_: Any, place: str, number: int, action: Callable[[], None]) -> None
 
 def die(_: Any, place: str, number: int) -> None:
     """Be killed there, as by a power cut."""
-    at_tick(None, place, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    at_tick(place, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def receive(_: Any, place: str, number: int, sent: int) -> None:
     """Receive a signal there."""
-    at_tick(None, place, number, lambda: os.kill(os.getpid(), sent))
+    at_tick(place, number, lambda: os.kill(os.getpid(), sent))
 
 
 def fill_disk(_: Any, place: str, number: int, size: int) -> None:
     """Let no file grow beyond `size` bytes from there on."""
     import resource
 
-    at_tick(None, place, number, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    at_tick(place, number, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))

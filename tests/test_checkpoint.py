@@ -22,7 +22,7 @@ import torch
 
 from benchmark.kills import differing, outcome
 from cleanrl import dqn_atari, dqn_atari_jax
-from cleanrl_utils import archives, checkpoint
+from cleanrl_utils import archives, tracking
 from cleanrl_utils.evals import Evaluation
 from tests import children
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, scalars
@@ -199,8 +199,8 @@ def interrupt_evaluation(script) -> None:
 
 def interrupt_twice(_) -> None:
     """Ctrl-C in training, and again while its checkpoint is written."""
-    children.at_tick(None, "training", 5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    children.at_tick(None, "writing", 12, lambda: os.kill(os.getpid(), signal.SIGINT))
+    children.at_tick("training", 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    children.at_tick("writing", 12, lambda: os.kill(os.getpid(), signal.SIGINT))
 
 
 def test_a_signal_without_checkpoints_closes_the_logs():
@@ -226,8 +226,8 @@ def set_threads(_) -> None:
 
 
 def change_version(_) -> None:
-    versions = checkpoint.versions
-    checkpoint.versions = lambda: versions() | {"torch": "2.0.0"}
+    versions = tracking.versions
+    tracking.versions = lambda: versions() | {"torch": "2.0.0"}
 
 
 @pytest.mark.parametrize(("before", "says"), [(set_threads, r"threads \d then, \d now"), (change_version, "2.0.0 now")])

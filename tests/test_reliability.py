@@ -167,11 +167,11 @@ def test_compiled_runs_in_processes_of_their_own_have_the_same_weights():
 
 # --- Files from others ---
 
-HARMLESS = 1000
+NUM_MUTANTS = 1000
 """How many mutants of each file are tried."""
 
 
-def mutants(content: bytes, seed: int, count: int = HARMLESS):
+def mutants(content: bytes, seed: int, count: int = NUM_MUTANTS):
     """Damaged copies of a file: bits flipped, bytes set, cut out, doubled, swapped in from elsewhere, or the end cut off."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
@@ -271,7 +271,7 @@ def test_mutants_of_a_file_are_refused_or_loaded_and_nothing_else(kind, tmp_path
             else:
                 same = found.keys() == right.keys() and all(np.array_equal(found[name], right[name]) for name in right)
                 other += not same
-    assert refused > HARMLESS // 2
+    assert refused > NUM_MUTANTS // 2
     if kind == "checkpoint":
         assert other == 0, "checksums see every change"
 
@@ -298,7 +298,7 @@ def test_mutants_of_a_configuration_are_refused_or_understood(source, tmp_path):
         else:
             for name, value in vars(parsed).items():
                 assert value is None or isinstance(value, bool | int | float | str), name
-    assert refused > HARMLESS // 2
+    assert refused > NUM_MUTANTS // 2
 
 
 def test_a_pickle_with_code_is_refused_wherever_a_file_is_read(stopped_run):
