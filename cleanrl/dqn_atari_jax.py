@@ -7,6 +7,7 @@ Read on from `main`: act, send, learn while the environments step, receive, stor
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,12 @@ class Args:
     """learning rate of Adam (paper: RMSProp, 2.5e-4)"""
     learning_rate_end: float | None = None
     """learning rate at the end, on a line from learning-rate over total-timesteps; default: no decay"""
+    one_cycle: bool = False
+    """learning rate that rises from half of learning-rate and falls to nothing, in place of a line: `one_cycle`"""
     adam_eps: float = 1e-8
     """epsilon of Adam"""
+    weight_decay: float = 0.0
+    """share of learning-rate by which each update shrinks the weights: AdamW, if above 0"""
     initial_model: str | None = None
     """model file whose weights the run starts from; default: random weights"""
     buffer_size: int = 1_000_000
@@ -139,10 +144,14 @@ def check(args: Args) -> None:
         "target_network_frequency", "batch_size", "train_frequency", "n_step",
     )  # fmt: skip
     config.require_seed(args)
-    config.require_not_negative(args, "checkpoint_frequency", "eval_frequency", "learning_starts", "learning_rate_end")
+    config.require_not_negative(
+        args, "checkpoint_frequency", "eval_frequency", "learning_starts", "learning_rate_end", "weight_decay"
+    )
     config.require_probability(
         args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
     )
+    if args.one_cycle and args.learning_rate_end is not None:
+        raise config.BadInput("--one-cycle", "on", "has an end of its own: leave --learning-rate-end")
     game_settings(args.env_id)
     if args.capture_video:
         require_video()
@@ -373,6 +382,26 @@ def linear_schedule(start: float, end: float, duration: float, step: int) -> flo
     return end if step >= duration else start + (end - start) * step / duration
 
 
+def one_cycle(peak: float, duration: float, step: int) -> float:
+    """Learning rate that rises for 30% of `duration` and falls to its end, along cosines (Smith and Topin 2019).
+
+    From `peak` / 2 to `peak` to `peak` / 20,000: torch's OneCycleLR with div_factor 2.
+    """
+    rise = 0.3 * duration
+    start, end, progress = peak / 2, peak, step / rise
+    if step >= rise:
+        start, end, progress = peak, peak / 20_000, (step - rise) / (duration - rise)
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def learning_rate_at(args: Args, step: int) -> float:
+    """The learning rate that the flags give a step: constant, on a line, or one cycle."""
+    if args.one_cycle:
+        return one_cycle(args.learning_rate, args.total_timesteps, step)
+    end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
+    return linear_schedule(args.learning_rate, end, args.total_timesteps, step)
+
+
 def crossed(step: int, num_steps: int, period: int) -> int:
     """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
     return (step + num_steps) // period - step // period
@@ -508,7 +537,7 @@ def main(args: Args) -> Path:
         with models.explained("--initial-model", args.initial_model):
             params = models.load_params(q_network, params, Path(args.initial_model))
     # Differs from the paper: Adam in place of RMSProp. The learning rate is the update's.
-    optimizer = optax.scale_by_adam(eps=args.adam_eps)
+    optimizer = optax.chain(optax.scale_by_adam(eps=args.adam_eps), optax.add_decayed_weights(args.weight_decay))
     q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
     q_state = jax.device_put(q_state, device)
     rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
@@ -530,7 +559,6 @@ def main(args: Args) -> Path:
             blank = np.zeros((num_updates, args.batch_size), np.int64)
             jax.block_until_ready(learn(copy, rb, blank, args.learning_rate))
 
-    lr_end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
     evaluate_policy = functools.partial(
         evaluate,
         env_id=args.env_id,
@@ -572,7 +600,7 @@ def main(args: Args) -> Path:
             # Send; the games go on in their threads while the network learns from what is already stored.
             envs.send(actions)
             if global_step >= args.learning_starts:
-                learning_rate = linear_schedule(args.learning_rate, lr_end, args.total_timesteps, global_step)
+                learning_rate = learning_rate_at(args, global_step)
                 num_updates = crossed(global_step, args.num_envs, args.train_frequency)
                 indices = rb.draw(num_updates, args.batch_size, sample_rng)
                 if len(indices):
