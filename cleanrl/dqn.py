@@ -128,7 +128,7 @@ def check(args: Args) -> None:
     config.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
-        require_video("video", ("moviepy", "pygame"))
+        require_video(atari=False)
     if args.upload_model:
         require_upload(args)
 
@@ -366,6 +366,13 @@ def player(q_network: nn.Module, device: torch.device) -> Callable[[np.ndarray],
     return lambda obs: greedy_actions(q_network, torch.as_tensor(obs, device=device)).cpu().numpy()
 
 
+def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    q_network = QNetwork(*sizes(args), args.hidden_units)
+    models.load_into(q_network, path)
+    return player(q_network, torch.device("cpu"))
+
+
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
@@ -469,7 +476,7 @@ def main(args: Args) -> Path:
             models.save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done}, scores)
     if args.upload_model:
-        push(tracker.folder, args, scores["agent"])
+        push(tracker.folder, args.hf_entity)
     return tracker.folder
 
 

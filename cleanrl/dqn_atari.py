@@ -526,6 +526,13 @@ def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], n
     return lambda obs: greedy_actions(network, torch.as_tensor(obs, device=device)).cpu().numpy()
 
 
+def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    q_network = NatureCNN(count_actions(args.env_id))
+    models.load_into(q_network, path)
+    return player(q_network, torch.device("cpu"))
+
+
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
@@ -663,7 +670,7 @@ def main(args: Args) -> Path:
             models.save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done}, scores)
     if args.upload_model:
-        push(tracker.folder, args, scores["agent"])
+        push(tracker.folder, args.hf_entity)
     return tracker.folder
 
 

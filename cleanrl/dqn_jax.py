@@ -128,7 +128,7 @@ def check(args: Args) -> None:
     config.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
-        require_video("video", ("moviepy", "pygame"))
+        require_video(atari=False)
     if args.upload_model:
         require_upload(args)
 
@@ -371,6 +371,15 @@ def player(q_network: nn.Module, params: Any) -> Callable[[np.ndarray], np.ndarr
     return lambda obs: np.asarray(greedy_actions(q_network, params, obs))
 
 
+def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    obs_size, num_actions = sizes(args)
+    q_network = QNetwork(num_actions, args.hidden_units)
+    params = q_network.init(jax.random.key(0), np.zeros((1, obs_size), np.float32))
+    params = models.load_params(q_network, params, path)
+    return player(q_network, params)
+
+
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
@@ -472,7 +481,7 @@ def main(args: Args) -> Path:
             models.save_params(q_state.params, model_path)
         tracker.finish({"steps": steps_done}, scores)
     if args.upload_model:
-        push(tracker.folder, args, scores["agent"])
+        push(tracker.folder, args.hf_entity)
     return tracker.folder
 
 

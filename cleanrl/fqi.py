@@ -26,7 +26,8 @@ from sklearn.utils import all_estimators
 
 from cleanrl_utils import config
 from cleanrl_utils.evals import Evaluation, require_video
-from cleanrl_utils.gym_envs import evaluate, film_episode, protocol, require_vector_env, vector_env
+from cleanrl_utils.gym_envs import evaluate, film_episode, protocol, require_vector_env, sizes, vector_env
+from cleanrl_utils.models import ModelError
 from cleanrl_utils.seeds import env_seeds
 from cleanrl_utils.tracking import start_run, working
 
@@ -98,7 +99,7 @@ def check(args: Args) -> None:
     config.require_probability(args, "gamma", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
-        require_video("video", ("moviepy", "pygame"))
+        require_video(atari=False)
 
 
 # --- Data ---
@@ -230,11 +231,16 @@ def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
     """
     try:
         args = Args(**json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"])
-        data = load_dataset(folder / "dataset.npz", args)
-        (targets,) = load_arrays(folder / "targets.npz", ["targets"])
-        return make_regressor(args).fit(features(data.obs, data.actions, int(data.num_actions)), targets), args
+        return fit_again(args, folder), args
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise config.BadInput("RUN_FOLDER", str(folder), f"is no saved run of fqi.py ({config.first_line(error)})") from None
+
+
+def fit_again(args: Args, folder: Path) -> RegressorMixin:
+    """The regressor of the flags, fitted on the last targets that a run folder holds. Raises ValueError, or TypeError."""
+    data = load_dataset(folder / "dataset.npz", args)
+    (targets,) = load_arrays(folder / "targets.npz", ["targets"])
+    return make_regressor(args).fit(features(data.obs, data.actions, int(data.num_actions)), targets)
 
 
 # --- The run ---
@@ -243,6 +249,14 @@ def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
 def player(model: RegressorMixin, num_actions: int) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy as evaluation calls it: observations (E, D) to actions (E,)."""
     return lambda obs: q_values(model, obs, num_actions).argmax(1)
+
+
+def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy that a run saved beside its `targets.npz`: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
+    try:
+        return player(fit_again(args, path.parent), sizes(args)[1])
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"holds no saved run of fqi.py ({config.first_line(error)})") from None
 
 
 def main(args: Args) -> Path:

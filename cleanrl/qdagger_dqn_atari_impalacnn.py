@@ -833,6 +833,13 @@ def train_online(
     return steps_done
 
 
+def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    q_network = STUDENTS[args.student](count_actions(args.env_id))
+    models.load_into(q_network, path)
+    return player(q_network, torch.device("cpu"))
+
+
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
@@ -943,7 +950,7 @@ def main(args: Args) -> Path:
             models.save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done, "offline_updates": args.offline_steps}, scores)
     if args.upload_model:
-        push(tracker.folder, args, scores["online student"])
+        push(tracker.folder, args.hf_entity)
     return tracker.folder
 
 

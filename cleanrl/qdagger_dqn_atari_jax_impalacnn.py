@@ -837,6 +837,14 @@ def train_online(
     return steps_done
 
 
+def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    q_network = STUDENTS[args.student](count_actions(args.env_id))
+    params = q_network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
+    params = models.load_params(q_network, params, path)
+    return player(jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs)), params)
+
+
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
     check(args)
@@ -941,7 +949,7 @@ def main(args: Args) -> Path:
             models.save_params(learner.q_state.params, model_path)
         tracker.finish({"steps": steps_done, "offline_updates": args.offline_steps}, scores)
     if args.upload_model:
-        push(tracker.folder, args, scores["online student"])
+        push(tracker.folder, args.hf_entity)
     return tracker.folder
 
 

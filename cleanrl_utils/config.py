@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import json
@@ -144,7 +145,19 @@ def load_yaml(path: str, args_class: type) -> dict[str, Any]:
         raise BadInput("--config", path, f"line {tag.start_mark.line + 1} has a tag; plain values only")
     if not isinstance(values, dict):
         raise BadInput("--config", path, "must hold `flag: value` lines")
-    return _checked(values, args_class, "--config", path, not_in_files=("config", "resume", "resume_anyway"))
+    return checked(values, args_class, "--config", path, not_in_files=("config", "resume", "resume_anyway"))
+
+
+def read_run(path: Path, name: str, value: object) -> dict[str, Any]:
+    """A run's config.json, with its `flags`. Raises `BadInput`, of the flag `name` and its `value`."""
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return run | {"flags": dict(run["flags"]), "script": run.get("script")}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise BadInput(name, value, f"is no run folder: its config.json cannot be read ({reason})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise BadInput(name, value, "has a config.json that is damaged, or not of a run") from None
 
 
 def run_flags(folder: Path, args_class: type) -> dict[str, Any]:
@@ -153,21 +166,15 @@ def run_flags(folder: Path, args_class: type) -> dict[str, Any]:
     Raises `BadInput` where there is no such file, or one of another script, or one that is damaged.
     """
     path = folder / "config.json"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        flags, script = dict(run["flags"]), run.get("script")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise BadInput("--resume", folder, f"is no run folder: its config.json cannot be read ({reason})") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise BadInput("--resume", folder, "has a config.json that is damaged, or not of a run") from None
+    run = read_run(path, "--resume", folder)
+    flags, script = run["flags"], run["script"]
     if script != script_name(args_class):
         raise BadInput("--resume", folder, f"is a run of {script}, not of {script_name(args_class)}")
     if run.get("status") == "complete":
-        raise BadInput("--resume", folder, "is complete: nothing is left to do")
+        raise BadInput("--resume", folder, "is complete: nothing is left to do; `cleanrl_utils.huggingface push` uploads it")
     for name in ("resume", "resume_anyway"):
         flags.pop(name, None)
-    return _checked(flags, args_class, "--resume", str(path))
+    return checked(flags, args_class, "--resume", str(path))
 
 
 def script_name(args_class: type) -> str:
@@ -175,19 +182,19 @@ def script_name(args_class: type) -> str:
     return Path(sys.modules[args_class.__module__].__file__ or "").stem
 
 
-def _checked(
+def checked(
     values: dict[str, Any], args_class: type, source: str, path: str, not_in_files: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Values of a file by field, each checked against its field's type. Raises `BadInput`."""
     hints = typing.get_type_hints(args_class)
-    checked = {}
+    typed = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in hints or name in not_in_files:
             close = difflib.get_close_matches(name, hints, n=1)
             raise BadInput(source, path, f"unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else ""))
-        checked[name] = _typed(value, hints[name], source, f"{path}: {key}")
-    return checked
+        typed[name] = _typed(value, hints[name], source, f"{path}: {key}")
+    return typed
 
 
 def _typed(value: Any, hint: Any, source: str, where: str) -> Any:
@@ -264,6 +271,26 @@ def file_name(env_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", env_id)
 
 
+def command_line(args: Any) -> list[str]:
+    """The flags that make these `args`: those that differ from their defaults, as `parse` reads them."""
+    words: list[str] = []
+    for field in dataclasses.fields(args):
+        value, default = getattr(args, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if value == default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag(field.name) if value else flag(f"no_{field.name}"))
+        elif isinstance(value, dict):
+            words += [flag(field.name), json.dumps(value)]
+        elif isinstance(value, tuple):
+            words += [flag(field.name), *map(str, value)]
+        else:
+            words += [flag(field.name), str(value)]
+    return words
+
+
 def at_least(args: Any, field: str, minimum: int) -> int:
     """The field's value, or `minimum` with one line that says so: toy sizes should run."""
     value = getattr(args, field)
@@ -275,6 +302,11 @@ def at_least(args: Any, field: str, minimum: int) -> int:
 def notice(text: str) -> None:
     """Tell the user something on the error stream, where the progress bar is."""
     print(text, file=sys.stderr)  # noqa: T201 - a line meant for the user
+
+
+def output(text: str) -> None:
+    """Write what was asked for on the standard output, where other programs read it."""
+    print(text)  # noqa: T201 - the result of a command
 
 
 @contextlib.contextmanager
@@ -311,7 +343,12 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     with replacing(path) as file:
-        file.write((json.dumps(content, indent=2, default=str) + "\n").encode())
+        file.write(json_text(content).encode())
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """A JSON file's text."""
+    return json.dumps(content, indent=2, default=str) + "\n"
 
 
 def first_line(error: Exception) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -22,11 +20,13 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Raw returns and lengths (in steps) of whole games, and how many were cut by a limit."""
+    """Raw returns and lengths (in steps) of whole games, how many were cut by a limit, and returns of clipped rewards."""
 
     returns: list[float]
     lengths: list[int]
     capped: int
+    clipped_returns: list[float] = field(default_factory=list)
+    """sums of the signs of the rewards: what an Atari agent learns to maximise"""
 
     @property
     def mean(self) -> float:
@@ -59,7 +59,7 @@ def play(
     """
     rngs = [np.random.default_rng([seed, EVALUATION, game]) for game in range(envs.num_envs)]
     num_actions = int(envs.single_action_space.n)
-    returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
+    returns, clipped, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
     running, cut = np.ones(envs.num_envs, dtype=bool), np.zeros(envs.num_envs, dtype=bool)
 
     while running.any():
@@ -70,31 +70,25 @@ def play(
         if fire is not None:
             fire.observe(infos)
         returns += rewards * running
+        clipped += np.sign(rewards) * running
         lengths += running
         truncations = truncations | (lengths >= max_steps)
         cut |= running & truncations & ~terminations
         running &= ~(terminations | truncations)
-    return Evaluation(returns.tolist(), lengths.tolist(), int(cut.sum()))
+    return Evaluation(returns.tolist(), lengths.tolist(), int(cut.sum()), clipped.tolist())
 
 
-def recorded(env: gym.Env, run_name: str, name: str, fps: int | None = None) -> gym.Env:
-    """`env`, filmed: its next episode becomes `videos/{run_name}/{name}-episode-0.mp4`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Overwriting existing videos")  # one folder holds the films of all evaluations
-        return gym.wrappers.RecordVideo(
-            env,
-            str(Path("videos") / run_name),
-            name_prefix=name,
-            episode_trigger=lambda _: True,
-            fps=fps,
-            disable_logger=True,
-        )
-
-
-def require_video(extras: str = "atari,video", packages: tuple[str, ...] = ("cv2", "moviepy")) -> None:
-    """Raise `BadInput` unless the packages that write a video are installed."""
-    for package in packages:
+def require_video(atari: bool = True, flag: str = "--capture-video") -> None:
+    """Raise `BadInput` unless the packages that draw a game and write a video are installed."""
+    for package in ("imageio_ffmpeg", "PIL", "cv2" if atari else "pygame"):
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise BadInput("--capture-video", "on", f"needs `{error.name}`: pip install -e .[{extras}]") from None
+            extras = "atari,video" if atari else "video"
+            raise BadInput(flag, "on", f"needs `{error.name}`: pip install -e .[{extras}]") from None
+
+
+if __name__ == "__main__":
+    from cleanrl_utils import config, tables
+
+    config.run(tables.main, tables.Args)

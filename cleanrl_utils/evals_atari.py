@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,8 +11,9 @@ from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl_utils.atari import MAX_FRAMES, FireAfterLifeLoss, game_settings, num_threads, waits_for_fire
-from cleanrl_utils.evals import Act, Evaluation, play, recorded
+from cleanrl_utils.evals import Act, Evaluation, play
 from cleanrl_utils.seeds import EVALUATION, env_seeds
+from cleanrl_utils.video import Film, Screen, Show
 
 
 def evaluate(
@@ -44,7 +46,13 @@ def evaluate(
 
 
 def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
-    """Play one more game by the flags' protocol and write its screen to `videos/{run_name}/{name}-episode-0.mp4`.
+    """Play one more game by the flags' protocol and write its screen to `videos/{run_name}/{name}.mp4`."""
+    with Film(Path("videos") / run_name / f"{name}.mp4") as film:
+        show_game(act, args, film)
+
+
+def show_game(act: Act, args: Any, show: Show) -> float:
+    """Play one more game by the flags' protocol, all its raw frames shown at 60 per second; returns the score.
 
     The vector environment has no screen, so this is a single environment under Gymnasium's wrappers, seeded as the
     evaluation's first game; they draw their no-ops from another generator, so the game is another one.
@@ -58,8 +66,8 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
         max_num_frames_per_episode=args.eval_max_frames,
         render_mode="rgb_array",
     )
-    env = recorded(env, run_name, name, fps=60)
-    env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4)
+    screen = Screen(env, show, fps=60)
+    env = gym.wrappers.AtariPreprocessing(screen, noop_max=30, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, EVALUATION, 0])
     needs_fire = waits_for_fire(env.unwrapped.get_action_meanings())
@@ -72,3 +80,4 @@ def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
         press_fire = needs_fire and info["lives"] < lives
         done = terminated or truncated
     env.close()
+    return screen.score

@@ -1,15 +1,17 @@
-"""The two formats of published weights, torch's state_dict and flax's msgpack, read as NumPy arrays by name.
+"""The formats of published weights, torch's state_dict and flax's msgpack, read as NumPy arrays by name.
 
-Reading needs neither framework, so that either kind serves a script of either. Nothing in a file is executed.
+Reading needs neither framework, so that either kind serves a script of either. An archive of Stable-Baselines3 holds a
+state_dict under other names. Nothing in a file is executed.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import msgpack
 import numpy as np
@@ -29,6 +31,9 @@ IMPALA = (
     | {"network.5": "Dense_0", "network.7": "Dense_1"}
 )
 """Layers of the IMPALA CNN: name in torch, name in flax."""
+SB3_NATURE = {f"q_net.features_extractor.cnn.{i}": f"network.{i}" for i in (0, 2, 4)}
+SB3_NATURE |= {"q_net.features_extractor.linear.0": "network.7", "q_net.q_net.0": "network.9"}
+"""Layers of Stable-Baselines3's DQN with CnnPolicy: its name, ours."""
 LAST_CONV_BIASES = ("network.4.bias", "Conv_2/bias", "network.2.conv.bias", "ConvSequence_2/Conv_0/bias")
 """Of the last convolutions, in either format: one per channel."""
 
@@ -44,6 +49,53 @@ def is_flax(path: Path) -> bool:
     key = {0xDE: 3, 0xDF: 5}.get(head[0], 1) if head else 0
     is_map = len(head) > key and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
     return is_map and (0xA0 <= head[key] <= 0xBF or head[key] in (0xD9, 0xDA))
+
+
+# --- Stable-Baselines3 ---
+
+Value = TypeVar("Value")
+
+
+def is_sb3(path: Path) -> bool:
+    """Whether a file is an archive of Stable-Baselines3: a zip file that holds `policy.pth`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "policy.pth" in archive.namelist()
+    except Exception:  # zipfile raises whatever the damage leads to
+        return False
+
+
+def open_sb3(path: Path) -> BinaryIO:
+    """The state_dict in an archive of Stable-Baselines3, as a file. Raises `FormatError`.
+
+    Nothing else in the archive is opened, least of all `data`, which holds pickled objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("policy.pth").file_size > 1 << 30:
+                raise FormatError("is no archive of a DQN: its policy.pth is too large")
+            return io.BytesIO(archive.read("policy.pth"))
+    except FormatError:
+        raise
+    except Exception as error:  # as above
+        raise FormatError(f"cannot be read as an archive ({type(error).__name__}: is it damaged?)") from None
+
+
+def from_sb3(weights: dict[str, Value]) -> dict[str, Value]:
+    """The online network of Stable-Baselines3's DQN under our names, of CnnPolicy or MlpPolicy. Raises `FormatError`.
+
+    The layouts are the same. An activation function is not among the weights: ReLU, the default, is assumed.
+    """
+    online = {key: value for key, value in weights.items() if not key.startswith("q_net_target.")}
+    if not online or any(not key.startswith("q_net.") for key in online):
+        raise FormatError("is an archive of Stable-Baselines3, but not of DQN with CnnPolicy or MlpPolicy")
+    convolutional = any(key.startswith("q_net.features_extractor.") for key in online)
+    renamed = {}
+    for key, value in online.items():
+        layer, _, kind = key.rpartition(".")
+        name = SB3_NATURE.get(layer, layer) if convolutional else layer.removeprefix("q_net.").replace("q_net.", "network.")
+        renamed[f"{name}.{kind}"] = value
+    return renamed
 
 
 # --- flax ---
@@ -121,7 +173,7 @@ HOLDS_CODE = "is not a plain state_dict: it holds code, which is refused"
 _MARK = object()
 
 
-def read_torch(path: Path) -> Weights:
+def read_torch(path: Path | BinaryIO) -> Weights:
     """The tensors of a torch state_dict, named as `network.0.weight`, without torch. Raises `FormatError`.
 
     The file is a zip archive: `data.pkl` describes the dictionary, `data/KEY` holds the memory of tensors. The arrays are

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,8 +13,9 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from cleanrl_utils.config import BadInput, first_line
-from cleanrl_utils.evals import Act, Evaluation, play, recorded
+from cleanrl_utils.evals import Act, Evaluation, play
 from cleanrl_utils.seeds import EVALUATION, env_seeds
+from cleanrl_utils.video import Film, Screen, Show
 
 EXTRAS = {"flappy_bird_gymnasium": "flappy"}
 """Which extra of this project brings the package of an environment."""
@@ -94,9 +96,17 @@ def evaluate(act: Act, args: Any) -> Evaluation:
 
 
 def film_episode(act: Act, args: Any, run_name: str, name: str) -> None:
-    """Play the evaluation's first episode again and write it to `videos/{run_name}/{name}-episode-0.mp4`."""
-    env = recorded(vector_env(args, render_mode="rgb_array"), run_name, name)
-    envs = gym.vector.SyncVectorEnv([lambda: env], autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    """Play the evaluation's first episode again and write it to `videos/{run_name}/{name}.mp4`."""
+    with Film(Path("videos") / run_name / f"{name}.mp4") as film:
+        show_episode(act, args, film)
+
+
+def show_episode(act: Act, args: Any, show: Show) -> float:
+    """Play the evaluation's first episode again and show it; returns its return."""
+    env = vector_env(args, render_mode="rgb_array")
+    screen = Screen(env, show, fps=env.metadata.get("render_fps", 30))
+    envs = gym.vector.SyncVectorEnv([lambda: screen], autoreset_mode=gym.vector.AutoresetMode.DISABLED)
     obs, _ = envs.reset(seed=env_seeds(args.seed, EVALUATION, 0, 1).tolist())
     play(act, envs, obs, args.seed, args.eval_epsilon, args.eval_max_steps)
     envs.close()
+    return screen.score

@@ -1,65 +1,238 @@
-"""Push a finished run to the Hugging Face Hub."""
+"""Push a finished run to the Hugging Face Hub: `python -m cleanrl_utils.huggingface push RUN_FOLDER --hf-entity NAME`."""
 
 from __future__ import annotations
 
+import re
+import shlex
+import socket
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from huggingface_hub import HfApi
+import tyro
 
-from cleanrl_utils.config import BadInput, file_name, first_line, notice
-from cleanrl_utils.evals import Evaluation
+from cleanrl_utils import config, models
+from cleanrl_utils.config import BadInput, file_name, first_line, notice, output, read_run
+from cleanrl_utils.players import FQI_FILES
+from cleanrl_utils.tracking import event_files
+
+LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo")
+"""Flags whose values may be paths of this machine: of those, file names go out."""
+OWN_FLAGS = ("hf_entity", "upload_model", "track", "wandb_entity", "wandb_project_name", "capture_video", "resume")
+OWN_FLAGS += ("resume_anyway", "config")
+"""Flags that are nobody else's business, and not about the result."""
+
+
+@dataclass
+class Args:
+    """Push a finished run to the Hugging Face Hub: models, flags, script, events, scores and a model card."""
+
+    action: tyro.conf.Positional[Literal["push"]] = "push"
+    """what to do"""
+    run: tyro.conf.Positional[str] = ""
+    """run folder of a complete run, of training with --save-model"""
+    hf_entity: str = ""
+    """user or organization on the Hub; the repository is {hf_entity}/{env_id}-{exp_name}-seed{seed}"""
+    video: str | None = None
+    """film to show there, FILE.mp4; default: the last one of the run's --capture-video"""
+    private: bool = False
+    """make the repository private, if it is not there yet"""
 
 
 def require_upload(args: Any) -> None:
     """Raise `BadInput` unless `--upload-model` can work: an entity, a saved model, a token that the Hub knows."""
-    if not args.hf_entity:
-        raise BadInput("--upload-model", "on", "needs --hf-entity, a user or organization on the Hugging Face Hub")
     if not args.save_model:
         raise BadInput("--upload-model", "on", "needs --save-model")
+    require_entity("--upload-model", args.hf_entity)
+
+
+def require_entity(flag: str, entity: str) -> None:
+    """Raise `BadInput` unless the Hub knows the token, which may write for the entity."""
+    from huggingface_hub import HfApi  # noqa: PLC0415 - slow to import, and needed to upload only
+
+    if not entity:
+        raise BadInput(flag, "on", "needs --hf-entity, a user or organization on the Hugging Face Hub")
     try:
         account = HfApi().whoami()
     except Exception as error:  # the HTTP library's own errors differ between versions of the client
-        raise BadInput("--upload-model", "on", f"needs the Hub and a token, `hf auth login` ({first_line(error)})") from None
-
+        raise BadInput(flag, "on", f"needs the Hub and a token, `hf auth login` ({first_line(error)})") from None
     names = [account["name"], *(organization["name"] for organization in account.get("orgs", []))]
-    if args.hf_entity not in names:
-        raise BadInput("--hf-entity", args.hf_entity, f"must be one this token may write for: {', '.join(names)}")
+    if entity not in names:
+        raise BadInput("--hf-entity", entity, f"must be one this token may write for: {', '.join(names)}")
 
 
-def push(folder: Path, args: Any, scores: Evaluation) -> str | None:
-    """Upload models, config and a model card of the run in `folder`; returns the repository's id, None if that failed."""
-    repo = f"{args.hf_entity}/{file_name(args.env_id)}-{args.exp_name}-seed{args.seed}"
-    (folder / "README.md").write_text(card(args, scores), encoding="utf-8")
-    api = HfApi()
-    files = ["*.cleanrl_model", "config.json", "README.md"]  # event files are named after their host
+def push(folder: Path, entity: str) -> str | None:
+    """Upload a run that has just ended; returns the repository's id, or None, with a line that says why it failed."""
     try:
-        api.create_repo(repo, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=files, commit_message="Model, flags and scores of a run"
-        )
+        return upload(folder, entity)
     except Exception as error:  # the run is complete and saved; the upload must not hide that behind a traceback
-        notice(f"upload to {repo} failed ({first_line(error)}); the run is kept in {folder}")
+        again = f"`python -m cleanrl_utils.huggingface push {folder} --hf-entity {entity}` tries again"
+        notice(f"upload failed ({first_line(error)}); {again}")
         return None
-    return repo
 
 
-def card(args: Any, scores: Evaluation) -> str:
-    """A model card with the metadata that the Hub shows."""
+def upload(folder: Path, entity: str, video: str | None = None, private: bool = False) -> str:
+    """Upload a complete run in one commit; returns the repository's id. Run again, it replaces what it put there.
+
+    All is checked before a repository is made. Raises `BadInput`, or the errors of the Hub's client.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard  # noqa: PLC0415
+
+    run = read_run(folder / "config.json", "RUN_FOLDER", folder)
+    if run.get("status") != "complete":
+        raise BadInput("RUN_FOLDER", folder, f"is not complete but {run.get('status')}: nothing to show yet")
+    flags = run["flags"]
+    repository = f"{entity}/{file_name(flags['env_id'])}-{flags['exp_name']}-seed{flags['seed']}"
+    files = contents(folder, run, video)
+    files["README.md"] = card(public(run), repository, "replay.mp4" in files).encode()
+    require_nothing_private(files)
+    require_entity("--hf-entity", entity)
+    ModelCard(files["README.md"].decode()).validate(repo_type="model")
+
+    api = HfApi()
+    api.create_repo(repository, exist_ok=True, private=private)
+    stale = {name for name in api.list_repo_files(repository) if name.startswith("events.") or name.endswith(models.SUFFIX)}
+    operations = [CommitOperationDelete(name) for name in sorted(stale - files.keys())]
+    operations += [CommitOperationAdd(name, content) for name, content in files.items()]
+    api.create_commit(repository, operations, commit_message="Model, flags, script, events and scores of a run")
+    return repository
+
+
+def contents(folder: Path, run: dict[str, Any], video: str | None) -> dict[str, bytes]:
+    """What is uploaded of a run, by name, but for the card. Raises `BadInput` where there is no model, or a damaged one."""
+    weights = sorted(folder.glob(f"*{models.SUFFIX}"))
+    saved = weights or [folder / name for name in FQI_FILES if (folder / name).is_file()]
+    if not saved:
+        raise BadInput("RUN_FOLDER", folder, "holds no model: train with --save-model")
+    try:
+        for path in weights:
+            models.read_arrays(path)
+    except models.ModelError as error:
+        raise BadInput("RUN_FOLDER", folder, f"{path.name} {error}") from None
+    script = [path for path in [folder / f"{run['script']}.py"] if path.is_file()]
+    files = {path.name: path.read_bytes() for path in [*saved, *script, *event_files(folder)]}
+    files["config.json"] = config.json_text(public(run)).encode()
+    films = sorted((Path("videos") / folder.name).glob("*.mp4"), key=lambda path: path.stat().st_mtime)
+    film = Path(video) if video is not None else next((path for path in reversed(films) if path.stem != "teacher"), None)
+    if film is not None:
+        if film.suffix != ".mp4" or not film.is_file():
+            raise BadInput("--video", str(film), "must be an MP4 file, as `cleanrl_utils.enjoy --video FILE.mp4` writes")
+        files["replay.mp4"] = film.read_bytes()  # the name that the Hub plays on the model's page
+    return files
+
+
+def public(run: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without what is of this machine or account: paths (their last parts stay), tracking, the Hub."""
+    flags = {name: value for name, value in run["flags"].items() if name not in OWN_FLAGS}
+    names = {str(flags[name]): Path(str(flags[name])).name for name in LOCAL_FLAGS if _is_path(name, flags.get(name))}
+    flags = {name: names.get(value, value) if isinstance(value, str) else value for name, value in flags.items()}
+    command, keep = [], True
+    for word in run.get("command", []):
+        if word.startswith("--"):
+            name = word[2:].split("=")[0].replace("-", "_")
+            keep = name not in OWN_FLAGS and name.removeprefix("no_") not in OWN_FLAGS
+        if keep:
+            command.append(names.get(word, word))
+    run = {key: value for key, value in run.items() if key not in ("wandb_run", "resumed")}
+    return run | {"flags": flags, "command": command}
+
+
+def _is_path(name: str, value: str | None) -> bool:
+    """Whether a flag's value is a path, where a repository on the Hub may stand too."""
+    if value is None or name != "teacher_policy_hf_repo":
+        return value is not None
+    return Path(value).exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value)
+
+
+def require_nothing_private(files: dict[str, bytes]) -> None:
+    """Raise `BadInput` for a file that holds the token, the name of this machine or the path of a folder of the user's."""
+    from huggingface_hub import get_token  # noqa: PLC0415
+
+    private = {"your token": get_token(), "your home folder's path": str(Path.home()), "a local path": str(Path.cwd())}
+    if len(socket.gethostname()) > 5 and socket.gethostname() != "localhost":
+        private["this machine's name"] = socket.gethostname()
+    for name, content in files.items():
+        for what, text in private.items():
+            if text and len(text) > 4 and text.encode() in content:
+                raise BadInput("RUN_FOLDER", name, f"holds {what}, which must not go out: take it out of that file first")
+
+
+def card(run: dict[str, Any], repository: str, film: bool) -> str:
+    """A model card with the metadata that the Hub shows: task, environment, mean and deviation of the last evaluation."""
+    from huggingface_hub import EvalResult, ModelCardData  # noqa: PLC0415
+
+    flags, scores = run["flags"], run["evaluations"]
+    env_id, script = flags["env_id"], run["script"] or flags["exp_name"]
+    mean, std = _mean_and_std(scores["agent" if "agent" in scores else [*scores][-1]]["returns"])
+    data = ModelCardData(
+        library_name="cleanrl",
+        pipeline_tag="reinforcement-learning",
+        tags=[env_id, "deep-reinforcement-learning", "reinforcement-learning", "custom-implementation", script],
+        model_name=flags["exp_name"],
+        eval_results=[
+            EvalResult(
+                task_type="reinforcement-learning",
+                dataset_name=env_id,
+                dataset_type=env_id,
+                metric_type="mean_reward",
+                metric_name="mean_reward",
+                metric_value=f"{mean:.2f} +/- {std:.2f}",
+            )
+        ],
+    )
+    rows = []
+    for name, score in scores.items():
+        mean, std = _mean_and_std(score["returns"])
+        rows.append(f"| {name} | {mean:.2f} +- {std:.2f} | {len(score['returns'])} | {score['capped']} |")
     return f"""---
-library_name: cleanrl
-tags: [{args.env_id}, deep-reinforcement-learning, reinforcement-learning, custom-implementation]
-model-index:
-- name: {args.exp_name}
-  results:
-  - task: {{type: reinforcement-learning, name: reinforcement-learning}}
-    dataset: {{name: {args.env_id}, type: {args.env_id}}}
-    metrics:
-    - {{type: mean_reward, value: {scores.mean:.2f} +/- {scores.std:.2f}, name: mean_reward, verified: false}}
+{data.to_yaml()}
 ---
 
-# {args.exp_name} on {args.env_id}, seed {args.seed}
+# {flags["exp_name"]} on {env_id}, seed {flags["seed"]}
 
-Mean return {scores} over {len(scores.returns)} whole games at epsilon {args.eval_epsilon}. All flags, versions and
-single returns are in `config.json`.
+| player | return, mean +- sd | whole games | cut by a limit |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+Evaluation: {run.get("protocol", {}).get("evaluation", "see the flags")}. Hardware: {run.get("hardware", "unknown")}. Commit:
+{run.get("commit") or "unknown"}. Every single return, all flags and the versions of packages are in `config.json`;
+`{script}.py` is the script as it ran.{" `replay.mp4` shows a game." if film else ""}
+
+To train it again, in a checkout of that commit:
+
+```bash
+{shlex.join(["python", f"cleanrl/{script}.py", *run["command"][1:]])}
+```
+
+To watch it play:
+
+```bash
+python -m cleanrl_utils.enjoy --exp-name {script} --env-id {env_id} --hf-repository {repository} --video game.mp4
+```
 """
+
+
+def _mean_and_std(returns: list[float]) -> tuple[float, float]:
+    mean = sum(returns) / len(returns)
+    return mean, (sum((value - mean) ** 2 for value in returns) / len(returns)) ** 0.5
+
+
+def main(args: Args) -> None:
+    """Push, and say where to. Raises `BadInput` before anything is uploaded."""
+    if not args.run:
+        raise BadInput("RUN_FOLDER", "(none)", "name a run folder: push RUN_FOLDER --hf-entity NAME")
+    try:
+        repository = upload(Path(args.run), args.hf_entity, args.video, args.private)
+    except BadInput:
+        raise
+    except Exception as error:  # the Hub's, or its client's
+        notice(f"error: upload failed ({first_line(error)}); run the same command again")
+        sys.exit(1)
+    from huggingface_hub import constants  # noqa: PLC0415
+
+    output(f"{constants.ENDPOINT}/{repository}")
+
+
+if __name__ == "__main__":
+    config.run(main, Args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cleanrl_utils import formats
-from cleanrl_utils.config import BadInput, first_line, notice, replacing
+from cleanrl_utils.config import BadInput, file_name, first_line, notice, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +21,30 @@ if TYPE_CHECKING:
 ZOO = Path(__file__).parent / "zoo"
 """The models in the box, each in the layout of a Hub repository."""
 SUFFIX = ".cleanrl_model"
+TWINS = {"qdagger_dqn_atari_impalacnn": "qdagger_dqn_atari_jax_impalacnn"}
+"""The script in JAX where its name is not that of the script in torch with `_jax` behind it."""
 
 
 class ModelError(Exception):
     """A model file that is missing or unusable; the text says what to do."""
+
+
+class MissingModel(ModelError):
+    """A folder or a repository that does not hold the model file it was asked for."""
+
+
+def atari_id(env_id: str) -> str:
+    """The id under which an Atari game's models are published: PongNoFrameskip-v4 for ALE/Pong-v5."""
+    game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", env_id.removeprefix("ALE/"))
+    return f"{game}NoFrameskip-v4"
+
+
+def boxed(env_id: str, exp_name: str, twin: bool = True) -> Path | None:
+    """The folder of a model in the box, by environment and script; with `twin`, else of the other framework's script."""
+    other = exp_name.replace("_jax", "") if "_jax" in exp_name else TWINS.get(exp_name, f"{exp_name}_jax")
+    names = [exp_name, other] if twin else [exp_name]
+    folders = (ZOO / f"{file_name(env)}-{name}-seed1" for name in names for env in (env_id, atari_id(env_id)))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def teacher_source(args: Any) -> str:
@@ -31,12 +52,9 @@ def teacher_source(args: Any) -> str:
 
     Of the box, the model that `--teacher-model-exp-name` names; by its default, one of either framework.
     """
-    game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", args.env_id.removeprefix("ALE/"))
-    name = f"{game}NoFrameskip-v4-{args.teacher_model_exp_name}-seed1"
-    boxed = [ZOO / name]
-    if args.teacher_model_exp_name == type(args).teacher_model_exp_name:
-        boxed += sorted(ZOO.glob(f"{game}NoFrameskip-v4-dqn_atari*-seed1"))
-    return next((str(folder) for folder in boxed if folder.is_dir()), f"cleanrl/{name}")
+    exp_name = args.teacher_model_exp_name
+    folder = boxed(args.env_id, exp_name, twin=exp_name == type(args).teacher_model_exp_name)
+    return str(folder or f"cleanrl/{atari_id(args.env_id)}-{exp_name}-seed1")
 
 
 def public_name(source: str) -> str:
@@ -45,33 +63,43 @@ def public_name(source: str) -> str:
 
 
 @contextlib.contextmanager
-def explained(flag: str, source: str) -> Iterator[None]:
-    """Turn failures to fetch or load the model at `source` into `BadInput`, each with what to do."""
-    from huggingface_hub import errors, logging  # noqa: PLC0415
+def explained(flag: str, source: str, name_flag: str = "--teacher-model-exp-name") -> Iterator[None]:
+    """Turn failures to fetch or load the model at `source` into `BadInput`, each with what to do.
+
+    `name_flag` is the flag that a model file's name comes from.
+    """
+    from huggingface_hub import errors, get_token, logging  # noqa: PLC0415
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the client reports each retry; the user reads one line
     try:
         yield
+    except MissingModel as error:
+        raise BadInput(flag, source, f"{error}; {name_flag} names it") from None
     except ModelError as error:
         raise BadInput(flag, source, str(error)) from None
     # Most specific first: gated is a kind of missing repository, a missing cache entry a kind of missing entry.
     except errors.GatedRepoError:
         text = "is gated: accept its terms on the Hub, then `hf auth login`"
     except errors.RepositoryNotFoundError:
-        text = "is no public repository on the Hub and no local folder; for a private one, `hf auth login` first"
+        text = "is no local folder, and no public repository on the Hub; for a private one, `hf auth login` first"
+        if get_token():
+            text = "is no local folder, and no repository on the Hub that your token may read: check its name"
     except errors.RevisionNotFoundError:
         text = "has no such revision; see its branches and tags on the Hub"
     except errors.LocalEntryNotFoundError:
         text = "is not in the local cache, and the Hub cannot be reached; give a local folder, or try again online"
     except errors.EntryNotFoundError:
-        text = "does not hold the model's file; its name comes from --teacher-model-exp-name"
+        text = f"does not hold the model's file; {name_flag} names it"
     except errors.OfflineModeIsEnabled:
         text = "is not in the local cache, and HF_HUB_OFFLINE is set; give a local folder, or unset it"
     except errors.HFValidationError:
         text = "is neither a local folder nor a repository name like cleanrl/PongNoFrameskip-v4-dqn_atari-seed1"
     except (errors.HfHubHTTPError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
         text = f"cannot be fetched ({first_line(error)})"
+        if status == 401:
+            text = "cannot be fetched: the Hub does not know your token; `hf auth login` again, or `hf auth logout`"
     else:
         return
     finally:
@@ -82,7 +110,8 @@ def explained(flag: str, source: str) -> Iterator[None]:
 def fetch(source: str, filename: str, revision: str | None) -> Path:
     """The model file of a local folder or a Hub repository; of one that holds a single model, that one.
 
-    Raises `ModelError`, or the errors of the Hub's client: call it under `explained`.
+    A model is a `.cleanrl_model` file or, where there is none, a zip archive of Stable-Baselines3. Raises `ModelError`, or
+    the errors of the Hub's client: call it under `explained`.
     """
     from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download  # noqa: PLC0415
 
@@ -90,12 +119,13 @@ def fetch(source: str, filename: str, revision: str | None) -> Path:
         if (Path(source) / filename).is_file():
             return Path(source) / filename
         return Path(source) / _only_model([path.name for path in Path(source).iterdir()], public_name(source), filename)
+    ask(source)
     try:
         return Path(hf_hub_download(source, filename, revision=revision))
     except errors.LocalEntryNotFoundError:  # no network: the cache may hold the repository's one model
         folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
         names = [path.name for path in folder.iterdir()]
-        if not any(name.endswith(SUFFIX) for name in names):
+        if not _models(names):
             raise
         return folder / _only_model(names, f"the local cache of {source}", filename)
     except errors.EntryNotFoundError:
@@ -103,14 +133,43 @@ def fetch(source: str, filename: str, revision: str | None) -> Path:
         return Path(hf_hub_download(source, name, revision=revision))
 
 
+def fetch_optional(repository: str, filename: str, revision: str | None) -> Path | None:
+    """A file of a Hub repository, None where it has none, or where it is not in the cache and the Hub not reached.
+
+    Raises the errors of the Hub's client: call it under `explained`.
+    """
+    from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415
+
+    ask(repository)
+    try:
+        return Path(hf_hub_download(repository, filename, revision=revision))
+    except errors.EntryNotFoundError:
+        return None
+
+
+@functools.cache
+def ask(repository: str) -> None:
+    """Say, once, that the Hub is asked, since its client tries for long, in silence, where it is not reached."""
+    from huggingface_hub import constants  # noqa: PLC0415
+
+    if not constants.HF_HUB_OFFLINE:
+        notice(f"asking the Hugging Face Hub for {repository}; without a network, that takes half a minute to fail")
+
+
 def _only_model(names: list[str], place: str, wanted: str) -> str:
-    """The one model among the files of a place, with a line that says so. Raises `ModelError`."""
-    found = sorted(name for name in names if name.endswith(SUFFIX))
+    """The one model among the files of a place, with a line that says so. Raises `MissingModel`."""
+    found = _models(names)
     if len(found) != 1:
-        there = f"; it holds {', '.join(found)}" if found else ""
-        raise ModelError(f"holds no file {wanted}{there}; --teacher-model-exp-name names it")
+        there = f", but {', '.join(found)}" if found else ""
+        raise MissingModel(f"holds no file {wanted}{there}")
     notice(f"{place} holds {found[0]}, not {wanted}: using that")
     return found[0]
+
+
+def _models(names: list[str]) -> list[str]:
+    """The model files among the files of a place; archives count where there are no files of ours."""
+    ours = sorted(name for name in names if name.endswith(SUFFIX))
+    return ours or sorted(name for name in names if name.endswith(".zip") and name != "train_eval_metrics.zip")
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -130,28 +189,44 @@ def save_params(params: Any, path: Path) -> None:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in `path`, of either framework, as a state_dict on the CPU. Raises `ModelError`."""
+    """The weights in `path`, of any format, as a state_dict on the CPU. Raises `ModelError`."""
     import pickle  # noqa: PLC0415 - for the name of its error only
 
     import torch  # noqa: PLC0415
 
-    if not path.is_file():
-        raise ModelError(f"holds no file {path.name}")
+    _require_file(path)
     if formats.is_flax(path):
         weights = _read(lambda: formats.to_torch(formats.read_flax(path)))
         return {key: torch.tensor(value, dtype=torch.float32) for key, value in weights.items()}
+    of_sb3 = formats.is_sb3(path)
+    file = _read(lambda: formats.open_sb3(path)) if of_sb3 else path
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError("is not a plain state_dict: it is no model file, or holds code, which is refused") from None
     except Exception as error:  # torch raises whatever the damage leads to
         raise ModelError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
     if not (isinstance(weights, dict) and all(_plain(key, value) for key, value in weights.items())):
         raise ModelError("is not a state_dict of plain tensors")
-    return weights
+    return _read(lambda: formats.from_sb3(weights)) if of_sb3 else weights
 
 
-def _read(read: Callable[[], formats.Weights]) -> formats.Weights:
+def read_arrays(path: Path) -> formats.Weights:
+    """The weights in `path`, of any format, in NumPy under flax's names. Needs no torch. Raises `ModelError`."""
+    _require_file(path)
+    if formats.is_flax(path):
+        return _read(lambda: formats.read_flax(path))
+    if formats.is_sb3(path):
+        return _read(lambda: formats.to_flax(formats.from_sb3(formats.read_torch(formats.open_sb3(path)))))
+    return _read(lambda: formats.to_flax(formats.read_torch(path)))
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ModelError("is no file, or cannot be read")
+
+
+def _read(read: Callable[[], Any]) -> Any:
     try:
         return read()
     except formats.FormatError as error:
@@ -168,7 +243,7 @@ def _plain(key: object, value: object) -> bool:
 
 
 def load_into(network: torch.nn.Module, path: Path) -> None:
-    """Load the model of either framework in `path` into `network`. Raises `ModelError` where keys or shapes differ."""
+    """Load the model in `path`, of any format, into `network`. Raises `ModelError` where keys or shapes differ."""
     weights = load_weights(path)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     _require_same({key: tuple(value.shape) for key, value in weights.items()}, expected, type(network).__name__)
@@ -176,21 +251,24 @@ def load_into(network: torch.nn.Module, path: Path) -> None:
 
 
 def load_params(network: nn.Module, params: Any, path: Path) -> Any:
-    """The model of either framework in `path`, as parameters of `network` like `params`, float32 in NumPy.
+    """The model in `path`, of any format, as parameters of `network` like `params`, float32 in NumPy.
 
     Needs no torch. Raises `ModelError` where names or shapes differ.
     """
     from flax import traverse_util  # noqa: PLC0415
 
-    if not path.is_file():
-        raise ModelError(f"holds no file {path.name}")
-    flax = formats.is_flax(path)
-    weights = _read(lambda: formats.read_flax(path) if flax else formats.to_flax(formats.read_torch(path)))
+    weights = read_arrays(path)
     template = traverse_util.flatten_dict(params["params"], sep="/")
     expected = {name: tuple(value.shape) for name, value in template.items()}
     _require_same({name: value.shape for name, value in weights.items()}, expected, type(network).__name__)
     floats = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
     return {"params": traverse_util.unflatten_dict(floats, sep="/")}
+
+
+def hidden_units(path: Path) -> tuple[int, ...]:
+    """Sizes of the hidden layers of the perceptron in a model file. Raises `ModelError`."""
+    biases = {name: value for name, value in read_arrays(path).items() if name.endswith("/bias")}
+    return tuple(biases[f"Dense_{i}/bias"].size for i in range(len(biases) - 1) if f"Dense_{i}/bias" in biases)
 
 
 def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: str) -> None:

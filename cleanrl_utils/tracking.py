@@ -24,7 +24,18 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from cleanrl_utils.config import BadInput, WriteError, file_name, first_line, notice, script_name, sync_folder, write_json
+from cleanrl_utils.config import (
+    BadInput,
+    WriteError,
+    command_line,
+    file_name,
+    first_line,
+    notice,
+    replacing,
+    script_name,
+    sync_folder,
+    write_json,
+)
 from cleanrl_utils.evals import Evaluation
 
 PACKAGES = (
@@ -262,7 +273,6 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
     Or go on in the folder of the run that `checkpoints` resumes. To be called when all input has been accepted. `protocol`
     is stored with the run: what its scores mean. Raises `WriteError` where there can be no folder.
     """
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     made_with = {"versions": versions(), "commit": commit(), "hardware": hardware()}
     if checkpoints is not None:
         checkpoints.require_same(protocol, **made_with)
@@ -270,7 +280,7 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
         folder = Path(args.resume)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config.pop("error", None)
-        resumed = {"command": command, "changed": [*checkpoints.changed.values()]}
+        resumed = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "changed": [*checkpoints.changed.values()]}
         config |= {"status": "running", "resumed": [*config.get("resumed", []), resumed]}
         checkpoints.cut_event_files()
     else:
@@ -282,6 +292,7 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
         config = {"status": "running", "script": script_name(type(args)), "flags": dataclasses.asdict(args)}
         if checkpoints is not None:
             protocol = protocol | {"checkpoint_frequency": args.checkpoint_frequency}
+        command = [f"{script_name(type(args))}.py", *command_line(args)]
         config |= {"protocol": protocol, "command": command} | made_with
     sinks = []
     if args.track:  # before the folder is made, since it may refuse
@@ -289,6 +300,8 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
         config["wandb_run"] = sinks[0].run.id
     make_folder(folder, anew="resumed" not in config)
     write_json(folder / "config.json", config)
+    with replacing(folder / f"{script_name(type(args))}.py") as file:  # as it runs: the checkout goes on
+        file.write(Path(sys.modules[type(args).__module__].__file__ or "").read_bytes())
     tracker = Tracker(folder, [TensorBoard(folder), *sinks], config, checkpoints)
     if checkpoints is not None:
         checkpoints.attach(tracker)

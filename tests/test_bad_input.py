@@ -241,8 +241,8 @@ def test_a_teacher_that_plays_no_better_than_random(refused_teacher, tmp_path):
 def test_a_video_without_its_packages(refused, script, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "moviepy", None)
-    assert "moviepy" in refused(script, *TINY_RUN, "--capture-video")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert "imageio_ffmpeg" in refused(script, *TINY_RUN, "--capture-video")
 
 
 @pytest.mark.parametrize(

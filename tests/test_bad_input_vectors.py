@@ -115,13 +115,13 @@ def test_configuration_files(refused, vector_dqn, tmp_path, text, says):
 
 
 def test_a_video_of_what_has_no_picture(refused, agent):
-    pytest.importorskip("moviepy")
+    pytest.importorskip("imageio_ffmpeg")
     line = refused(agent, *tiny(agent), "--env-id", "tests.probes:Constant-v0", "--capture-video")
     assert "--capture-video" in line
 
 
 def test_a_video_without_its_packages(refused, agent, monkeypatch):
-    monkeypatch.setitem(sys.modules, "moviepy", None)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert "pip install -e .[video]" in refused(agent, *tiny(agent), "--capture-video")
 
 

@@ -442,7 +442,7 @@ def test_flappybird_runs_without_a_screen(train, vector_dqn):
 
 
 def test_a_video_is_a_whole_episode(train, agent):
-    pytest.importorskip("moviepy")
+    pytest.importorskip("imageio_ffmpeg")
     flags = TINY_DQN if agent in (dqn, dqn_jax) else ["--n-steps", "100", "--regressor", "linear"]
     folder = train(agent, *flags, "--capture-video", "--eval-max-steps", "500")
     videos = list(Path("videos", folder.name).glob("*.mp4"))

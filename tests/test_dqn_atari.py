@@ -252,7 +252,7 @@ def test_an_interrupted_run_says_stopped(train, dqn, monkeypatch):
 
 
 def test_a_video_is_a_whole_game(train, dqn):
-    pytest.importorskip("moviepy")
+    pytest.importorskip("imageio_ffmpeg")
     folder = train(dqn, *TINY_RUN, "--capture-video")
     (video,) = Path("videos", folder.name).glob("*.mp4")
     assert video.stat().st_size > 1000

@@ -199,7 +199,7 @@ tiny_run, tiny_teacher = {TINY_RUN!r}, {TINY_TEACHER!r}
 main(config.parse(Args, tiny_run + ["--save-model"]))
 qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(source)!r}]))
 """
-    unneeded = {"cv2", "wandb", "moviepy", "stable_baselines3", "sklearn", "pygame", "matplotlib", "pandas", *other}
+    unneeded = {"cv2", "wandb", "imageio_ffmpeg", "stable_baselines3", "sklearn", "pygame", "matplotlib", "pandas", *other}
     assert imported_by(code, unneeded) == "[]"
 
 
@@ -215,7 +215,7 @@ from cleanrl_utils import config
 main(config.parse(Args, {[*flags, "--save-model"]!r}))
 """
     assert (
-        imported_by(code, {"ale_py", "cv2", "wandb", "moviepy", "stable_baselines3", "pygame", "matplotlib", *other}) == "[]"
+        imported_by(code, {"ale_py", "cv2", "wandb", "imageio_ffmpeg", "stable_baselines3", "pygame", "matplotlib", *other}) == "[]"
     )
 
 
