@@ -466,7 +466,7 @@ def make_learn(
             return loss, others
 
         (loss, others), gradients = jax.value_and_grad(with_others, has_aux=True)(q_state.params)
-        directions, opt_state = optimizer.update(gradients, q_state.opt_state)
+        directions, opt_state = optimizer.update(gradients, q_state.opt_state, q_state.params)
         params = optax.apply_updates(q_state.params, jax.tree.map(lambda x: -learning_rate * x, directions))
         finite = q_state.finite * jnp.isfinite(loss)
         return QState(params, q_state.target_params, opt_state, finite), jnp.stack([loss, *others, finite])

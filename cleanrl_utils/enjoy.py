@@ -27,7 +27,8 @@ class Args:
     env_id: str | None = None
     """environment; default: the run's, or PongNoFrameskip-v4"""
     hf_repository: str | None = None
-    """repository on the Hugging Face Hub, as cleanrl/PongNoFrameskip-v4-dqn_atari-seed1 or sb3/dqn-PongNoFrameskip-v4"""
+    """repository on the Hugging Face Hub, as cleanrl/PongNoFrameskip-v4-dqn_atari-seed1 or sb3/dqn-PongNoFrameskip-v4, or
+    a local folder of that layout"""
     revision: str | None = None
     """branch, tag or commit of that repository"""
     run: str | None = None

@@ -54,6 +54,8 @@ def is_flax(path: Path) -> bool:
 # --- Stable-Baselines3 ---
 
 Value = TypeVar("Value")
+MOST_BYTES = 1 << 30
+"""Size of weights beyond which an archive is not unpacked: a small file may hold very much."""
 
 
 def is_sb3(path: Path) -> bool:
@@ -72,7 +74,7 @@ def open_sb3(path: Path) -> BinaryIO:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("policy.pth").file_size > 1 << 30:
+            if archive.getinfo("policy.pth").file_size > MOST_BYTES:
                 raise FormatError("is no archive of a DQN: its policy.pth is too large")
             return io.BytesIO(archive.read("policy.pth"))
     except FormatError:

@@ -133,16 +133,18 @@ def fetch(source: str, filename: str, revision: str | None) -> Path:
         return Path(hf_hub_download(source, name, revision=revision))
 
 
-def fetch_optional(repository: str, filename: str, revision: str | None) -> Path | None:
-    """A file of a Hub repository, None where it has none, or where it is not in the cache and the Hub not reached.
+def fetch_optional(source: str, filename: str, revision: str | None) -> Path | None:
+    """A file of a local folder or a Hub source, None where it has none, or where the Hub is not reached.
 
     Raises the errors of the Hub's client: call it under `explained`.
     """
     from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415
 
-    ask(repository)
+    if Path(source).is_dir():
+        return Path(source) / filename if (Path(source) / filename).is_file() else None
+    ask(source)
     try:
-        return Path(hf_hub_download(repository, filename, revision=revision))
+        return Path(hf_hub_download(source, filename, revision=revision))
     except errors.EntryNotFoundError:
         return None
 

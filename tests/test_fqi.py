@@ -194,7 +194,7 @@ def test_every_regressor_learns_and_comes_back_as_it_was(train, name):
 def test_nothing_of_a_saved_run_is_a_pickle(train):
     folder = train(fqi, *TINY_FQI, "--save-model")
     files = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
-    assert files == {"config.json", "dataset.npz", "targets.npz"}
+    assert files == {"config.json", "dataset.npz", "targets.npz", "fqi.py"}
     for name in ("dataset.npz", "targets.npz"):
         with zipfile.ZipFile(folder / name) as archive:
             for member in archive.namelist():

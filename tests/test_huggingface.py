@@ -1,121 +1,316 @@
 """Upload to a real server on loopback, and back again as a teacher, through the ordinary client.
 
-The client reads its settings when it is imported, so each test is a process of its own.
+The client reads its settings when it is imported, so each run is a process of its own.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
+import shlex
+import socket
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
-from cleanrl import dqn_atari as dqn
-from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER
-from tests.hub import Hub
+from cleanrl import dqn, dqn_atari, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
+from cleanrl_utils import config, enjoy, huggingface
+from tests import children
+from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, Bomb
 
-SCRIPTS = Path(dqn.__file__).parent
+TOKEN = "hf_secret"
+REPO = "me/PongNoFrameskip-v4-dqn_atari-seed1"
 
 
 @pytest.fixture
 def hub():
-    server = Hub(token="hf_secret")
+    from tests.hub import Hub
+
+    server = Hub(TOKEN)
     yield server
     server.shutdown()
     server.server_close()
 
 
-def run(
-    hub: Hub,
-    tmp_path: Path,
-    script: str,
-    *flags: str,
-    token: str = "hf_secret",
-    offline: bool = False,
-    tiny: list[str] = TINY_RUN,
-) -> subprocess.CompletedProcess:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
-    env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *tiny, *flags]
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+def use_hub(_: ModuleType, settings: dict[str, str]) -> None:
+    """Before a run: set the client's environment, which it reads when it is imported."""
+    assert "huggingface_hub" not in sys.modules
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        del os.environ[name]
+    os.environ.update(settings)
 
 
-def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher(hub, tmp_path, teacher):
-    result = run(hub, tmp_path, "dqn_atari", "--save-model", "--upload-model", "--hf-entity", "me")
-    assert result.returncode == 0, result.stderr
-    files = hub.repos["me/PongNoFrameskip-v4-dqn_atari-seed1"]
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert files["dqn_atari.cleanrl_model"] == (folder / "dqn_atari.cleanrl_model").read_bytes()
-    assert {"config.json", "README.md"} <= files.keys()
-    assert b"mean_reward" in files["README.md"]
-    assert not any(str(tmp_path).encode() in content for content in files.values()), "a local path went out"
-    assert not [name for name in files if "tfevents" in name], "event files are named after their host"
+def run(hub, script: ModuleType, *flags: str, token: str | None = TOKEN, offline: bool = False) -> tuple[int, str]:
+    """A run with the Hub's address, in a process of its own: status, and what it wrote."""
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(Path("hf").absolute()), "HF_HUB_DISABLE_XET": "1"}
+    settings |= ({"HF_TOKEN": token} if token else {}) | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+    return children.run(script, *flags, before=use_hub, args=(settings,))
+
+
+def push(hub, folder: Path | str, *flags: str, **settings) -> tuple[int, str]:
+    return run(hub, huggingface, "push", str(folder), "--hf-entity", "me", *flags, **settings)
+
+
+def card(files: dict[str, bytes]) -> dict:
+    return yaml.safe_load(files["README.md"].decode().split("---")[1])
+
+
+# --- Upload ---
+
+
+def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher_in_a_fresh_cache(hub, teacher):
+    status, said = run(hub, dqn_atari, *TINY_RUN, "--save-model", "--upload-model", "--hf-entity", "me", "--capture-video")
+    assert status == 0, said
+    files = hub.repos[REPO]
+    (folder,) = Path("runs").iterdir()
+    (events,) = folder.glob("events*")
+    (film,) = Path("videos", folder.name).iterdir()
+    assert set(files) == {"dqn_atari.cleanrl_model", "config.json", "README.md", "dqn_atari.py", events.name, "replay.mp4"}
+    for name in ("dqn_atari.cleanrl_model", events.name):
+        assert files[name] == (folder / name).read_bytes()
+    assert files["dqn_atari.py"] == Path(dqn_atari.__file__).read_bytes()
+    assert files["replay.mp4"] == film.read_bytes()
+    kept = json.loads(files["config.json"])
+    assert kept["evaluations"] == json.loads((folder / "config.json").read_text())["evaluations"]
+    assert kept["status"] == "complete"
+    assert "hf_entity" not in kept["flags"]
+
+    metadata = card(files)
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("cleanrl", "reinforcement-learning")
+    assert "PongNoFrameskip-v4" in metadata["tags"]
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "PongNoFrameskip-v4"
+    (score,) = kept["evaluations"]["agent"]["returns"]
+    assert result["metrics"][0]["value"] == f"{score:.2f} +/- 0.00"
+
+    # The card's command makes this run again: the same flags, but for what is of this account.
+    lines = files["README.md"].decode().splitlines()
+    command = next(line for line in lines if line.startswith("python cleanrl/dqn_atari.py"))
+    again = vars(config.parse(dqn_atari.Args, shlex.split(command)[2:]))
+    assert {name: again[name] for name in kept["flags"]} == kept["flags"]
+    assert again["hf_entity"] == ""
 
     # 16 updates do not make a teacher; the one in the box takes its place behind the same name.
     files["dqn_atari.cleanrl_model"] = (teacher / "dqn_atari.cleanrl_model").read_bytes()
-    flags = [*TINY_TEACHER, "--teacher-policy-hf-repo", "me/PongNoFrameskip-v4-dqn_atari-seed1"]
-    result = run(hub, tmp_path, "qdagger_dqn_atari_impalacnn", *flags)
-    assert result.returncode == 0, result.stderr
+    flags = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", REPO]
+    status, said = run(hub, qdagger_dqn_atari_impalacnn, *flags, token=None)
+    assert status == 0, said
+    assert f"asking the Hugging Face Hub for {REPO}" in said
+    hub.repos.clear()
+    status, said = run(hub, qdagger_dqn_atari_jax_impalacnn, *flags, "--teacher-model-exp-name", "dqn_atari", offline=True)
+    assert status == 0, said
 
 
-def test_a_model_of_vectors_is_uploaded_under_a_name_that_the_hub_takes(hub, tmp_path):
+@pytest.fixture
+def saved(train) -> Path:
+    """A complete run, as short as can be."""
+    return train(dqn, *TINY_DQN, "--total-timesteps", "20", "--save-model")
+
+
+def test_nothing_private_is_in_a_repository(hub, train, tmp_path):
+    (tmp_path / "own.yaml").write_text("hidden_units: [16]\n")
+    flags = ["--config", str(tmp_path / "own.yaml"), "--wandb-project-name", "my-project", "--wandb-entity", "my-team"]
+    folder = train(dqn, *TINY_DQN, *flags, "--save-model")
+    status, said = push(hub, folder)
+    assert status == 0, said
+    assert said.splitlines()[-1] == f"{hub.url}/me/CartPole-v1-dqn-seed1"
+    files = hub.repos["me/CartPole-v1-dqn-seed1"]
+    private = [str(tmp_path), str(Path.home()), TOKEN, "my-project", "my-team", "own.yaml"]
+    private += [socket.gethostname()] if len(socket.gethostname()) > 5 else []  # short ones are words of any text
+    assert [(name, text) for name, content in files.items() for text in private if text.encode() in content] == []
+    assert json.loads(files["config.json"])["flags"]["hidden_units"] == [16]
+    assert "--hidden-units 16" in files["README.md"].decode(), "what the file said is in the command"
+
+
+def test_a_file_that_holds_what_is_private_stops_the_upload(hub, saved):
+    (saved / "dqn.py").write_text(f"DATA = '{Path.cwd()}/data'")
+    status, said = push(hub, saved)
+    assert (status, hub.repos) == (2, {})
+    assert "dqn.py: holds a local path" in said
+    (saved / "dqn.py").write_text(f"TOKEN = '{TOKEN}'")
+    status, said = push(hub, saved)
+    assert (status, hub.repos) == (2, {})
+    assert "holds your token" in said
+    assert TOKEN not in said
+
+
+def test_a_push_can_be_repeated_and_replaces_what_it_put_there(hub, saved):
+    assert push(hub, saved)[0] == 0
+    files = hub.repos["me/CartPole-v1-dqn-seed1"]
+    first = dict(files)
+    files |= {"events.out.tfevents.0000000001": b"of a run before", "notes.txt": b"the owner's own"}
+    status, said = push(hub, saved)
+    assert status == 0, said
+    assert files == first | {"notes.txt": b"the owner's own"}
+    assert len(hub.commits) == 2, "one commit each: whole or not at all"
+
+
+def test_a_run_of_fqi_is_uploaded_and_played_from_there(hub, train):
+    folder = train(fqi, *TINY_FQI, "--save-model", "--regressor", "linear")
+    assert push(hub, folder)[0] == 0
+    assert {"dataset.npz", "targets.npz", "config.json", "fqi.py"} <= hub.repos["me/CartPole-v1-fqi-seed1"].keys()
+    flags = ["--exp-name", "fqi", "--env-id", "CartPole-v1", "--hf-repository", "me/CartPole-v1-fqi-seed1"]
+    status, said = run(hub, enjoy, *flags, "--eval-episodes", "2", token=None)
+    assert status == 0, said
+    assert said.splitlines()[-1].startswith("episodes=2 mean=")
+
+
+def test_a_private_repository(hub, saved):
+    assert push(hub, saved, "--private")[0] == 0
+    assert hub.private == {"me/CartPole-v1-dqn-seed1"}
+    play = ["--exp-name", "dqn", "--env-id", "CartPole-v1", "--hf-repository", "me/CartPole-v1-dqn-seed1"]
+    status, said = run(hub, enjoy, *play, token=None)
+    assert status == 2
+    assert "no public repository on the Hub; for a private one, `hf auth login` first" in said
+    status, said = run(hub, enjoy, *play, "--eval-episodes", "1")
+    assert status == 0, said
+
+
+def test_a_model_of_vectors_is_uploaded_under_a_name_that_the_hub_takes(hub):
     flags = ["--env-id", "flappy_bird_gymnasium:FlappyBird-v0", "--env-kwargs", '{"use_lidar": false}']
-    flags += ["--save-model", "--upload-model", "--hf-entity", "me"]
-    result = run(hub, tmp_path, "dqn", *flags, tiny=TINY_DQN)
-    assert result.returncode == 0, result.stderr
+    status, said = run(hub, dqn, *TINY_DQN, *flags, "--save-model", "--upload-model", "--hf-entity", "me")
+    assert status == 0, said
     files = hub.repos["me/flappy_bird_gymnasium-FlappyBird-v0-dqn-seed1"]
-    assert {"dqn.cleanrl_model", "config.json", "README.md"} <= files.keys()
-    card = yaml.safe_load(files["README.md"].decode().split("---")[1])
-    assert card["model-index"][0]["results"][0]["dataset"]["name"] == "flappy_bird_gymnasium:FlappyBird-v0"
-    assert "FlappyBird" in card["tags"][0]
+    assert card(files)["model-index"][0]["results"][0]["dataset"]["name"] == "flappy_bird_gymnasium:FlappyBird-v0"
 
 
-def test_a_repository_with_one_model_under_another_name_is_used_also_offline(hub, tmp_path, teacher):
-    hub.repos["me/one"] = {"dqn_atari.cleanrl_model": (teacher / "dqn_atari.cleanrl_model").read_bytes(), "README.md": b""}
-    flags = [*TINY_TEACHER, "--teacher-policy-hf-repo", "me/one", "--teacher-model-exp-name", "asked"]
-    result = run(hub, tmp_path, "qdagger_dqn_atari_impalacnn", *flags)
-    assert result.returncode == 0, result.stderr
-    said = "me/one holds dqn_atari.cleanrl_model, not asked.cleanrl_model: using that"
-    assert said in result.stderr
-
-    result = run(hub, tmp_path, "qdagger_dqn_atari_jax_impalacnn", *flags, offline=True)
-    assert result.returncode == 0, result.stderr
-    assert said in result.stderr
+def unfinished(folder: Path) -> None:
+    run = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(run | {"status": "stopped"}))
 
 
 @pytest.mark.parametrize(
-    ("repo", "says"),
-    [("me/nothing", "no public repository"), ("me/empty", "holds no file dqn_atari.cleanrl_model")],
+    ("spoil", "flags", "says"),
+    [
+        (lambda folder: (folder / "dqn.cleanrl_model").unlink(), [], "holds no model: train with --save-model"),
+        (lambda folder: (folder / "dqn.cleanrl_model").write_bytes(b"PK no"), [], "dqn.cleanrl_model cannot be read"),
+        (unfinished, [], "is not complete but stopped"),
+        (lambda folder: (folder / "config.json").unlink(), [], "is no run folder"),
+        (lambda _: None, ["--video", "none.mp4"], "--video none.mp4: must be an MP4 file"),
+        (lambda _: None, ["--hf-entity", "someone-else"], "must be one this token may write for: me"),
+    ],
 )
-def test_what_the_hub_does_not_have(hub, tmp_path, repo, says):
-    hub.repos["me/empty"] = {}
-    result = run(hub, tmp_path, "qdagger_dqn_atari_impalacnn", *TINY_TEACHER, "--teacher-policy-hf-repo", repo)
-    assert result.returncode == 2, result.stderr
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "runs").exists()
+def test_what_cannot_be_pushed_is_said_before_a_repository_is_made(hub, saved, spoil, flags, says):
+    spoil(saved)
+    status, said = push(hub, saved, *flags)
+    assert (status, hub.repos) == (2, {})
+    assert says in said
+    assert "Traceback" not in said
 
 
-def test_an_entity_that_the_token_may_not_write_for_is_refused_before_training(hub, tmp_path):
-    result = run(hub, tmp_path, "dqn_atari", "--save-model", "--upload-model", "--hf-entity", "someone-else")
-    assert result.returncode == 2, result.stderr
-    assert "--hf-entity someone-else: must be one this token may write for: me" in result.stderr
+def test_a_model_with_code_in_it_is_not_pushed(hub, saved):
+    import torch
+
+    torch.save({"network.0.weight": Bomb()}, saved / "dqn.cleanrl_model")
+    status, said = push(hub, saved)
+    assert (status, hub.repos) == (2, {})
+    assert "holds code, which is refused" in said
+    assert not Path("hacked").exists()
 
 
-def test_a_token_that_the_hub_does_not_know_is_refused_before_training(hub, tmp_path):
-    result = run(hub, tmp_path, "dqn_atari", "--save-model", "--upload-model", "--hf-entity", "me", token="hf_wrong")
-    assert result.returncode == 2, result.stderr
-    assert "--upload-model" in result.stderr
+def test_an_upload_that_fails_after_training_leaves_the_run_complete_and_says_how_to_go_on(hub, monkeypatch):
+    import tests.hub
+
+    monkeypatch.setattr(tests.hub.Handler, "do_PUT", lambda self: self.answer(403))
+    monkeypatch.setattr(tests.hub, "LFS_SIZE", 1)
+    status, said = run(hub, dqn, *TINY_DQN, "--save-model", "--upload-model", "--hf-entity", "me")
+    (folder,) = Path("runs").iterdir()
+    assert status == 0, said
+    assert f"push {folder} --hf-entity me` tries again" in said
+    assert json.loads((folder / "config.json").read_text())["status"] == "complete"
+
+
+def test_an_entity_that_the_token_may_not_write_for_is_refused_before_training(hub):
+    status, said = run(hub, dqn_atari, *TINY_RUN, "--save-model", "--upload-model", "--hf-entity", "someone-else")
+    assert status == 2
+    assert "--hf-entity someone-else: must be one this token may write for: me" in said
+
+
+def test_a_token_that_the_hub_does_not_know_is_refused_before_training(hub):
+    status, said = run(hub, dqn_atari, *TINY_RUN, "--save-model", "--upload-model", "--hf-entity", "me", token="hf_wrong")
+    assert status == 2
+    assert "--upload-model" in said
     assert hub.repos == {}
-    assert not (tmp_path / "runs").exists()
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "says"), [([], "--hf-entity"), (["--hf-entity", "me", "--no-save-model"], "--save-model")]
 )
 def test_an_upload_without_what_it_needs(refused, flags, says):
-    assert says in refused(dqn, *TINY_RUN, "--upload-model", *flags)
+    assert says in refused(dqn_atari, *TINY_RUN, "--save-model", "--upload-model", *flags)
+
+
+# --- Download ---
+
+
+def test_a_repository_with_one_model_under_another_name_is_used_also_offline(hub, saved):
+    """And without our config.json, as CleanRL's are: the sizes of the layers are those of the file."""
+    hub.repos["me/one"] = {"dqn.cleanrl_model": (saved / "dqn.cleanrl_model").read_bytes(), "README.md": b""}
+    flags = ["--exp-name", "dqn_jax", "--env-id", "CartPole-v1", "--hf-repository", "me/one", "--eval-episodes", "1"]
+    status, said = run(hub, enjoy, *flags)
+    assert status == 0, said
+    told = "me/one holds dqn.cleanrl_model, not dqn_jax.cleanrl_model: using that"
+    assert told in said
+    status, said = run(hub, enjoy, *flags, offline=True)
+    assert status == 0, said
+    assert told in said
+    assert "asking" not in said
+
+
+@pytest.mark.parametrize(
+    ("repo", "flags", "token", "says"),
+    [
+        ("me/nothing", [], None, "no public repository on the Hub; for a private one, `hf auth login` first"),
+        ("me/nothing", [], TOKEN, "no repository on the Hub that your token may read"),
+        ("me/private", [], None, "for a private one, `hf auth login` first"),
+        ("me/gated", [], TOKEN, "is gated: accept its terms on the Hub"),
+        ("me/empty", [], TOKEN, "holds no file dqn_atari.cleanrl_model; --teacher-model-exp-name names it"),
+        ("me/two", [], TOKEN, "but a.cleanrl_model, b.cleanrl_model; --teacher-model-exp-name names it"),
+        ("me/empty", ["--teacher-revision", "v9"], TOKEN, "has no such revision"),
+        ("me/odd", [], TOKEN, "is not a plain state_dict"),
+        ("me/odd", [], "hf_wrong", "the Hub does not know your token"),
+        ("one/two/three", [], TOKEN, "is neither a local folder nor a repository name"),
+    ],
+)
+def test_what_cannot_be_had_from_the_hub_has_its_own_sentence(hub, repo, flags, token, says):
+    hub.repos |= {"me/empty": {}, "me/private": {}, "me/gated": {}, "me/odd": {"dqn_atari.cleanrl_model": b"<html>"}}
+    hub.repos["me/two"] = {"a.cleanrl_model": b"", "b.cleanrl_model": b""}
+    hub.private, hub.gated = {"me/private"}, {"me/gated"}
+    teacher = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", repo]
+    status, said = run(hub, qdagger_dqn_atari_impalacnn, *teacher, *flags, token=token)
+    assert status == 2, said
+    assert f"error: --teacher-policy-hf-repo {repo}: " in said
+    assert says in said
+    assert "Traceback" not in said
+    assert not Path("runs").exists()
+
+
+def test_offline_and_not_in_the_cache(hub):
+    teacher = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", "me/nothing"]
+    status, said = run(hub, qdagger_dqn_atari_impalacnn, *teacher, offline=True)
+    assert status == 2, said
+    assert "is not in the local cache" in said
+
+
+def no_patience(script: ModuleType, settings: dict[str, str]) -> None:
+    """Before a run: the client's retries do not wait."""
+    import time
+
+    use_hub(script, settings)
+    time.sleep = lambda _: None
+
+
+def test_no_network_is_said_before_the_clients_retries(hub):
+    hub.shutdown()
+    hub.server_close()
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(Path("hf").absolute())}
+    teacher = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", "me/nothing"]
+    status, said = children.run(qdagger_dqn_atari_impalacnn, *teacher, before=no_patience, args=(settings,))
+    assert status == 2, said
+    lines = [line for line in said.splitlines() if "me/nothing" in line]
+    assert "asking the Hugging Face Hub for me/nothing; without a network, that takes half a minute to fail" in lines[0]
+    assert "is not in the local cache, and the Hub cannot be reached" in lines[-1]

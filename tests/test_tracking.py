@@ -78,7 +78,7 @@ def test_config_says_running_until_it_is_complete():
     run = json.loads(path.read_text())
     assert (run["status"], run["steps"]) == ("complete", 8)
     assert run["protocol"] == {"frame_skip": 4}
-    assert run["evaluations"] == {"agent": {"returns": [1.0, 3.0], "lengths": [10, 20], "capped": 1}}
+    assert run["evaluations"] == {"agent": {"returns": [1.0, 3.0], "lengths": [10, 20], "capped": 1, "clipped_returns": []}}
 
 
 @pytest.mark.parametrize("script", ["dqn_atari", "dqn_atari_jax"])
