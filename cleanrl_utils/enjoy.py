@@ -10,10 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cleanrl_utils import config, models, players
-from cleanrl_utils.config import BadInput, notice, output
+from cleanrl_utils.config import BadInput, WriteError, notice, output
 from cleanrl_utils.evals import require_video
 from cleanrl_utils.video import Film, Window
 
@@ -79,18 +77,23 @@ def main(args: Args) -> None:
         if wanted:
             require_video(player.is_atari, flag)
 
+    with contextlib.ExitStack() as stack:
+        if film is not None:
+            try:
+                stack.enter_context(film)
+            except WriteError as error:
+                raise BadInput("--video", args.video, f"cannot be written ({error.strerror})") from None
+            score = player.show(film, args.epsilon, args.seed)
+    if film is not None:
+        notice(f"video: {args.video}, an episode of its own, return {score:g}")
     if args.render:
         render(player, args)
+
     result = player.evaluate(args.eval_episodes, args.epsilon, args.seed)
     for episode, (score, length) in enumerate(zip(result.returns, result.lengths, strict=True), 1):
         output(f"episode={episode} return={score:g} length={length}")
-    if film is not None:
-        with film:
-            score = player.show(film, args.epsilon, args.seed)
-        notice(f"video: {args.video}, one more episode, return {score:g}")
-    returns = np.array(result.returns)
-    low, high = returns.min(), returns.max()
-    output(f"episodes={len(returns)} mean={result.mean:.2f} std={result.std:.2f} min={low:g} max={high:g}")
+    low, high = min(result.returns), max(result.returns)
+    output(f"episodes={args.eval_episodes} mean={result.mean:.2f} std={result.std:.2f} min={low:g} max={high:g}")
 
 
 def render(player: players.Player, args: Args) -> None:

@@ -107,8 +107,8 @@ def explained(flag: str, source: str, name_flag: str = "--teacher-model-exp-name
     raise BadInput(flag, source, text)
 
 
-def fetch(source: str, filename: str, revision: str | None) -> Path:
-    """The model file of a local folder or a Hub repository; of one that holds a single model, that one.
+def fetch(source: str, filename: str, revision: str | None, exact: bool = False) -> Path:
+    """The model file of a local folder or a Hub repository; of one that holds a single model, that one, unless `exact`.
 
     A model is a `.cleanrl_model` file or, where there is none, a zip archive of Stable-Baselines3. Raises `ModelError`, or
     the errors of the Hub's client: call it under `explained`.
@@ -118,17 +118,20 @@ def fetch(source: str, filename: str, revision: str | None) -> Path:
     if Path(source).is_dir():
         if (Path(source) / filename).is_file():
             return Path(source) / filename
-        return Path(source) / _only_model([path.name for path in Path(source).iterdir()], public_name(source), filename)
+        names = [] if exact else [path.name for path in Path(source).iterdir()]
+        return Path(source) / _only_model(names, public_name(source), filename)
     ask(source)
     try:
         return Path(hf_hub_download(source, filename, revision=revision))
     except errors.LocalEntryNotFoundError:  # no network: the cache may hold the repository's one model
         folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
         names = [path.name for path in folder.iterdir()]
-        if not _models(names):
+        if exact or not _models(names):
             raise
         return folder / _only_model(names, f"the local cache of {source}", filename)
     except errors.EntryNotFoundError:
+        if exact:
+            raise
         name = _only_model(HfApi().list_repo_files(source, revision=revision), source, filename)
         return Path(hf_hub_download(source, name, revision=revision))
 

@@ -114,11 +114,11 @@ def _load(
     args = script.Args(**checked({k: v for k, v in flags.items() if k in known}, script.Args, flag, source))
     require_env(args, name)
     stem = str(flags.get("exp_name", name)) + ("" if weights == "last" else f"-{weights}")
-    with models.explained(flag, source, "--exp-name"):
+    with models.explained(flag, source, "--exp-name" if weights == "last" else "--weights"):
         if name == "fqi":
-            path = [models.fetch(source, file, revision) for file in FQI_FILES][-1]
+            path = [models.fetch(source, file, revision, exact=True) for file in FQI_FILES][-1]
         else:
-            path = models.fetch(source, f"{stem}{models.SUFFIX}", revision)
+            path = models.fetch(source, f"{stem}{models.SUFFIX}", revision, exact=weights != "last")
         if run is None and hasattr(args, "hidden_units"):  # of another project: the file says how large it is
             args.hidden_units = models.hidden_units(path)
         act = script.load_player(args, path)

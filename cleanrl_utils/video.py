@@ -166,19 +166,20 @@ class Window:
     def __init__(self, title: str) -> None:
         import pygame  # noqa: PLC0415 - an extra
 
-        self.pygame, self.surface, self.clock, self.title = pygame, None, pygame.time.Clock(), title
+        self.pygame, self.clock, self.title = pygame, pygame.time.Clock(), title
         pygame.display.init()
 
     def __call__(self, picture: np.ndarray, fps: int) -> None:
         """Show one picture, no sooner than its time has come."""
-        if self.surface is None:
-            self.surface = self.pygame.display.set_mode(picture.shape[1::-1])
-            self.pygame.display.set_caption(self.title)
-        self.pygame.surfarray.blit_array(self.surface, picture.swapaxes(0, 1))
-        self.pygame.display.flip()
+        display = self.pygame.display
+        if not display.get_init() or display.get_surface() is None:  # an environment drawn by pygame quits it at its end
+            display.init()
+            display.set_mode(picture.shape[1::-1])
+            display.set_caption(self.title)
+        self.pygame.surfarray.blit_array(display.get_surface(), picture.swapaxes(0, 1))
+        display.flip()
         if self.pygame.event.get(self.pygame.QUIT):
             raise KeyboardInterrupt
-        self.pygame.event.pump()
         self.clock.tick(fps)
 
     def close(self) -> None:

@@ -252,6 +252,11 @@ def test_what_the_parser_refuses_is_one_line_too(refused, script, flags, says):
     assert says in refused(script, *flags)
 
 
+def test_a_cycle_has_an_end_of_its_own(refused, dqn):
+    assert "--one-cycle on: has an end of its own" in refused(dqn, *TINY_RUN, "--one-cycle", "--learning-rate-end", "0")
+    assert "--weight-decay -1.0: must be 0 or more" in refused(dqn, *TINY_RUN, "--weight-decay=-1")
+
+
 @pytest.mark.parametrize("name", ["a/b", "", "../up", "-x y"])
 def test_names_that_make_no_file(refused, script, name):
     assert "--exp-name" in refused(script, *TINY_RUN, f"--exp-name={name}")

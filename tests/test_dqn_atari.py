@@ -141,21 +141,28 @@ def test_a_run_starts_from_the_weights_it_is_given_by_either_framework(train, dq
 
 
 def test_the_learning_rate_falls_on_a_line(train, monkeypatch):
-    rates, adam = [], torch.optim.Adam
+    rates, adamw = [], torch.optim.AdamW
 
-    class Watched(adam):
+    class Watched(adamw):
         def step(self, *args):
             rates.append(self.param_groups[0]["lr"].item())
             return super().step(*args)
 
-    monkeypatch.setattr(torch.optim, "Adam", Watched)
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
     train(dqn_atari, *TINY_RUN, *FALLING)
     assert rates == pytest.approx(FALLEN)
+    rates.clear()
+    train(dqn_atari, *TINY_RUN, *CYCLE)
+    assert rates == pytest.approx(CYCLED)
 
 
 FALLING = "--num-envs 4 --learning-rate 1e-3 --learning-rate-end 2e-4 --learning-starts 32".split()
 FALLEN = [1e-3 - 8e-4 * step / 64 for step in range(32, 64, 4)]
 """An update at each of the steps 32, 36 .. 60 of 64: 1e-3 - 8e-4 * step / 64."""
+
+
+CYCLE = "--num-envs 4 --learning-rate 1e-3 --one-cycle --learning-starts 32".split()
+CYCLED = [dqn_atari.one_cycle(1e-3, 64, step) for step in range(32, 64, 4)]
 
 
 def test_the_learning_rate_falls_on_a_line_in_jax(train, monkeypatch):
@@ -168,6 +175,19 @@ def test_the_learning_rate_falls_on_a_line_in_jax(train, monkeypatch):
     monkeypatch.setattr(dqn_atari_jax, "make_learn", watched)
     train(dqn_atari_jax, *TINY_RUN, *FALLING)
     assert rates[1:] == pytest.approx(FALLEN), "the first is the warm-up's"
+    rates.clear()
+    train(dqn_atari_jax, *TINY_RUN, *CYCLE)
+    assert rates[1:] == pytest.approx(CYCLED)
+
+
+@pytest.mark.parametrize("decay", [0.0, 50.0])
+def test_weight_decay_shrinks_the_weights_by_its_share_of_the_learning_rate(train, dqn, decay):
+    """One update: 1 - 1e-3 * 50 = 0.95 of each weight stays, beside Adam's first step of 1e-3 at most."""
+    flags = "--total-timesteps 20 --learning-starts 16 --num-envs 4 --learning-rate 1e-3 --save-model".split()
+    folder = train(dqn, *TINY_RUN, *flags, "--weight-decay", str(decay))
+    before, after = initial_weights(dqn, 1), weights(dqn, folder)
+    for key, value in before.items():
+        assert torch.allclose(after[key], (1 - 1e-3 * decay) * value, atol=1.01e-3)
 
 
 def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, dqn, capsys):

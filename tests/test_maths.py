@@ -76,6 +76,22 @@ def test_linear_schedule_of_no_duration_is_the_end(dqn):
     assert dqn.linear_schedule(1.0, 0.1, 0, 0) == 0.1
 
 
+def test_one_cycle_rises_from_half_to_the_peak_and_falls_to_nothing(dqn):
+    """cos: half way up at 15% of the steps, half way down at 65%."""
+    rates = [dqn.one_cycle(2.0, 100, step) for step in (0, 15, 30, 65, 100)]
+    assert rates == pytest.approx([1.0, 1.5, 2.0, 1.00005, 0.0001])
+
+
+def test_one_cycle_is_torchs():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3.0, total_steps=501, pct_start=0.3, div_factor=2)
+    for step in range(500):
+        # Torch's peak is one step earlier.
+        assert dqn_atari.one_cycle(3.0, 500, step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=0.015)
+        optimizer.step()
+        schedule.step()
+
+
 @pytest.mark.parametrize("num_envs", [1, 3, 8, 64])
 @pytest.mark.parametrize("period", [1, 4, 7, 100])
 def test_crossed_counts_every_multiple_once(dqn, num_envs, period):

@@ -121,20 +121,22 @@ def test_the_first_of_equal_maxima_has_the_gradient_in_both():
         np.testing.assert_allclose(pull_back(weight)[0], ours.grad.permute(0, 2, 3, 1), atol=1e-6)
 
 
-def test_the_optimizers_agree_on_the_same_gradients():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_the_optimizers_agree_on_the_same_gradients(weight_decay):
     """Apart from the networks: Adam's first step turns rounding of the gradients into full steps."""
     rng = np.random.default_rng(0)
     weights = torch.nn.Parameter(torch.tensor(rng.standard_normal(50), dtype=torch.float32))
     params = jnp.asarray(weights.detach().numpy().copy())
     rate = torch.tensor(0.0)
-    ours = torch.optim.Adam([weights], lr=rate, eps=1e-4, fused=True)
+    ours = torch.optim.AdamW([weights], lr=rate, eps=1e-4, weight_decay=weight_decay, fused=True)
+    theirs = optax.chain(optax.scale_by_adam(eps=1e-4), optax.add_decayed_weights(weight_decay))
     # A loss whose gradient is its third argument, so that the learner's own step is what is compared.
     learn = dqn_jax.make_learn(
         lambda params, target_params, batch: ((params * batch.rewards).sum(),),  # noqa: ARG005
-        optax.scale_by_adam(eps=1e-4),
+        theirs,
         scan=False,
     )
-    q_state = dqn_jax.QState(params, params + 0, optax.scale_by_adam(eps=1e-4).init(params), jnp.ones(()))
+    q_state = dqn_jax.QState(params, params + 0, theirs.init(params), jnp.ones(()))
     for step in range(20):
         gradient = (rng.standard_normal(50) * 10.0 ** rng.integers(-6, 2, 50)).astype(np.float32)
         rate.fill_(1e-3 / (step + 1))
