@@ -255,7 +255,7 @@ def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy that a run saved beside its `targets.npz`: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
     try:
         return player(fit_again(args, path.parent), sizes(args)[1])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"holds no saved run of fqi.py ({config.first_line(error)})") from None
 
 

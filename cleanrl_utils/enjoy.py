@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cleanrl_utils import config, models, players
 from cleanrl_utils.config import BadInput, WriteError, notice, output
-from cleanrl_utils.evals import require_video
 from cleanrl_utils.video import Film, Window
 
 
@@ -49,13 +48,13 @@ def load(args: Args) -> players.Player:
     """The agent that the flags name. Raises `BadInput`."""
     if args.run is not None and args.hf_repository is not None:
         raise BadInput("--run", args.run, "excludes --hf-repository: one source at a time")
+    if args.revision is not None and (args.hf_repository is None or Path(args.hf_repository).is_dir()):
+        raise BadInput("--revision", args.revision, "is of a repository on the Hub: give --hf-repository")
     if args.run is not None:
-        if args.env_id is not None:
-            raise BadInput("--env-id", args.env_id, "is the run's own under --run: leave it")
-        return players.from_folder(args.run, "--run", args.exp_name, args.weights)
-    exp_name, env_id = args.exp_name or "dqn_atari", args.env_id or "PongNoFrameskip-v4"
+        return players.from_folder(args.run, "--run", args.env_id, args.exp_name, args.weights)
     if args.hf_repository is not None:
-        return players.from_hub(args.hf_repository, env_id, args.exp_name, args.weights, args.revision)
+        return players.from_hub(args.hf_repository, args.env_id, args.exp_name, args.weights, args.revision)
+    exp_name, env_id = args.exp_name or "dqn_atari", args.env_id or "PongNoFrameskip-v4"
     if exp_name not in players.SCRIPTS:
         raise BadInput("--exp-name", exp_name, f"must be a script: {', '.join(players.SCRIPTS)}")
     folder = models.boxed(env_id, exp_name)
@@ -63,51 +62,56 @@ def load(args: Args) -> players.Player:
         there = ", ".join(sorted(path.parent.name for path in models.ZOO.glob("*/config.json")))
         source = f"give --run, or --hf-repository cleanrl/{models.atari_id(env_id)}-{exp_name}-seed1"
         raise BadInput("--env-id", env_id, f"has no model of {exp_name} in the box ({there}); {source}")
-    return players.from_folder(str(folder), "--exp-name", exp_name, args.weights)
+    return players.from_folder(str(folder), "--exp-name", env_id, exp_name, args.weights)
 
 
 def main(args: Args) -> None:
-    """Play, film and show. Raises `BadInput` before the first episode."""
+    """Film, show and play. Raises `BadInput` before the first episode."""
     config.require_positive(args, "eval_episodes")
     config.require_probability(args, "epsilon")
     config.require_seed(args)
     film = Film(Path(args.video)) if args.video is not None else None  # refuses other kinds of file
+    screen = os.environ.get("SDL_VIDEODRIVER")  # as the user has it: drawing environments in memory sets another
     player = load(args)
     for wanted, flag in ((args.render, "--render"), (film, "--video")):
         if wanted:
-            require_video(player.is_atari, flag)
+            player.require_picture(flag)
+    window = open_window(f"{player.name}: {player.args.env_id}", screen) if args.render else None
 
-    with contextlib.ExitStack() as stack:
-        if film is not None:
+    if film is not None:
+        with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(film)
             except WriteError as error:
                 raise BadInput("--video", args.video, f"cannot be written ({error.strerror})") from None
             score = player.show(film, args.epsilon, args.seed)
-    if film is not None:
-        notice(f"video: {args.video}, an episode of its own, return {score:g}")
-    if args.render:
-        render(player, args)
+        notice(f"video: {args.video}, an episode of its own, return {score:.10g}")
+    if window is not None:
+        with contextlib.suppress(KeyboardInterrupt), contextlib.closing(window):  # until it is closed
+            for episode in range(args.eval_episodes):
+                score = player.show(window, args.epsilon, args.seed + episode)
+                notice(f"shown: episode {episode + 1}, return {score:.10g}")
 
     result = player.evaluate(args.eval_episodes, args.epsilon, args.seed)
     for episode, (score, length) in enumerate(zip(result.returns, result.lengths, strict=True), 1):
-        output(f"episode={episode} return={score:g} length={length}")
+        output(f"episode={episode} return={score:.10g} length={length}")
     low, high = min(result.returns), max(result.returns)
-    output(f"episodes={args.eval_episodes} mean={result.mean:.2f} std={result.std:.2f} min={low:g} max={high:g}")
+    output(f"episodes={args.eval_episodes} mean={result.mean:.2f} std={result.std:.2f} min={low:.10g} max={high:.10g}")
 
 
-def render(player: players.Player, args: Args) -> None:
-    """Show episodes in a window until it is closed, or all have been played. Raises `BadInput` where there is no screen."""
-    if os.environ.get("SDL_VIDEODRIVER") == "dummy" and "DISPLAY" in os.environ:
-        del os.environ["SDL_VIDEODRIVER"]  # set where environments are drawn into memory
+def open_window(title: str, driver: str | None) -> Window:
+    """A window, by the user's own video driver. Raises `BadInput` where there is no screen."""
+    os.environ.pop("SDL_VIDEODRIVER", None)
+    if driver is not None:
+        os.environ["SDL_VIDEODRIVER"] = driver
     try:
-        window = Window(f"{player.name}: {player.args.env_id}")
+        window = Window(title)
     except Exception as error:  # pygame's own
         raise BadInput("--render", "on", f"finds no screen ({config.first_line(error)}); --video films instead") from None
-    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(window):
-        for episode in range(args.eval_episodes):
-            score = player.show(window, args.epsilon, args.seed + episode)
-            notice(f"episode {episode + 1}: {score:g}")
+    if driver is None and window.driver in ("dummy", "offscreen"):
+        window.close()
+        raise BadInput("--render", "on", "finds no screen; --video films instead")
+    return window
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def play(
 
 
 def require_video(atari: bool = True, flag: str = "--capture-video") -> None:
-    """Raise `BadInput` unless the packages that draw a game and write a video are installed."""
-    for package in ("imageio_ffmpeg", "PIL", "cv2" if atari else "pygame"):
+    """Raise `BadInput` unless the packages are installed that draw a game, and write a film or show it (`--render`)."""
+    for package in ("pygame" if flag == "--render" else "imageio_ffmpeg", "PIL", "cv2" if atari else "pygame"):
         try:
             importlib.import_module(package)
         except ImportError as error:

@@ -182,9 +182,8 @@ def read_torch(path: Path | BinaryIO) -> Weights:
     views of that memory.
     """
     try:
+        require_uncompressed(path)
         with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise FormatError("cannot be read as a torch model: torch does not compress")
             root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
             entries = _read_pickle(archive.read(f"{root}data.pkl"))
             if not isinstance(entries, dict):
@@ -198,6 +197,14 @@ def read_torch(path: Path | BinaryIO) -> Weights:
         raise FormatError(text) from None
     except Exception as error:  # zipfile, pickletools and NumPy raise whatever the damage leads to
         raise FormatError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
+
+
+def require_uncompressed(file: Path | BinaryIO) -> None:
+    """Raise `FormatError` for a zip file that torch has not written: it may unfold to fill the memory."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise FormatError("cannot be read as a torch model: torch does not compress")
 
 
 def _text(name: Any) -> str:

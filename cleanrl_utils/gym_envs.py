@@ -74,6 +74,12 @@ def require_vector_env(args: Any) -> None:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
 
 
+def require_picture(args: Any, flag: str) -> None:
+    """Raise `BadInput`, of a flag that shows the environment, unless it can be drawn."""
+    if "rgb_array" not in gym.make(args.env_id, **args.env_kwargs).metadata.get("render_modes", []):
+        raise BadInput(flag, "on", f"{args.env_id} has no picture (render mode rgb_array)")
+
+
 def protocol(args: Any) -> dict[str, Any]:
     """What a run's scores mean, from its flags: stored with them."""
     cut = f"cut at {args.eval_max_steps} steps or by the environment"

@@ -6,10 +6,13 @@ import re
 import shlex
 import socket
 import sys
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
 
 from cleanrl_utils import config, models
@@ -22,6 +25,10 @@ LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo")
 OWN_FLAGS = ("hf_entity", "upload_model", "track", "wandb_entity", "wandb_project_name", "capture_video", "resume")
 OWN_FLAGS += ("resume_anyway", "config")
 """Flags that are nobody else's business, and not about the result."""
+
+
+LOCAL_PATH = re.compile(r"(?<![\w.:/+~-])(~?(/[\w.@-]+){2,}|[A-Za-z]:\\\\?[\w.-]+)")
+"""An absolute path, of Unix or Windows; a URL, an environment's id or a repository's name is none."""
 
 
 @dataclass
@@ -44,19 +51,35 @@ def require_upload(args: Any) -> None:
     """Raise `BadInput` unless `--upload-model` can work: an entity, a saved model, a token that the Hub knows."""
     if not args.save_model:
         raise BadInput("--upload-model", "on", "needs --save-model")
-    require_entity("--upload-model", args.hf_entity)
+    if not args.hf_entity:
+        raise BadInput("--upload-model", "on", "needs --hf-entity, a user or organization on the Hugging Face Hub")
+    repository_name(args.hf_entity, vars(args))
+    require_entity(args.hf_entity)
 
 
-def require_entity(flag: str, entity: str) -> None:
-    """Raise `BadInput` unless the Hub knows the token, which may write for the entity."""
-    from huggingface_hub import HfApi  # noqa: PLC0415 - slow to import, and needed to upload only
+def repository_name(entity: str, flags: dict[str, Any]) -> str:
+    """The repository of a run with these flags. Raises `BadInput` for a name that the Hub does not take."""
+    from huggingface_hub import errors  # noqa: PLC0415 - slow to import, and needed to upload only
+    from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415
 
-    if not entity:
-        raise BadInput(flag, "on", "needs --hf-entity, a user or organization on the Hugging Face Hub")
+    name = f"{entity}/{file_name(flags['env_id'])}-{flags['exp_name']}-seed{flags['seed']}"
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError as error:
+        raise BadInput("--exp-name", flags["exp_name"], f"makes no name of a repository ({first_line(error)})") from None
+    return name
+
+
+def require_entity(entity: str) -> None:
+    """Raise `BadInput` unless the Hub knows the token, the token may write, and the entity is the user or one of theirs."""
+    from huggingface_hub import HfApi  # noqa: PLC0415
+
     try:
         account = HfApi().whoami()
     except Exception as error:  # the HTTP library's own errors differ between versions of the client
-        raise BadInput(flag, "on", f"needs the Hub and a token, `hf auth login` ({first_line(error)})") from None
+        raise BadInput("--hf-entity", entity, f"needs the Hub and a token, `hf auth login` ({first_line(error)})") from None
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise BadInput("--hf-entity", entity, "needs a token that may write; yours may only read")
     names = [account["name"], *(organization["name"] for organization in account.get("orgs", []))]
     if entity not in names:
         raise BadInput("--hf-entity", entity, f"must be one this token may write for: {', '.join(names)}")
@@ -82,17 +105,24 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
     run = read_run(folder / "config.json", "RUN_FOLDER", folder)
     if run.get("status") != "complete":
         raise BadInput("RUN_FOLDER", folder, f"is not complete but {run.get('status')}: nothing to show yet")
-    flags = run["flags"]
-    repository = f"{entity}/{file_name(flags['env_id'])}-{flags['exp_name']}-seed{flags['seed']}"
+    repository = repository_name(entity, run["flags"])
     files = contents(folder, run, video)
-    files["README.md"] = card(public(run), repository, "replay.mp4" in files).encode()
+    try:
+        files["README.md"] = card(public(run), repository, set(files)).encode()
+    except (KeyError, TypeError, ZeroDivisionError, AttributeError):
+        raise BadInput("RUN_FOLDER", folder, "has a config.json that is damaged: no evaluations are in it") from None
     require_nothing_private(files)
-    require_entity("--hf-entity", entity)
+    require_entity(entity)
     ModelCard(files["README.md"].decode()).validate(repo_type="model")
-
     api = HfApi()
+    if private and api.repo_exists(repository) and not api.repo_info(repository).private:
+        raise BadInput("--private", "on", f"{repository} is there already, for all to see; make it private on the Hub first")
+
     api.create_repo(repository, exist_ok=True, private=private)
-    stale = {name for name in api.list_repo_files(repository) if name.startswith("events.") or name.endswith(models.SUFFIX)}
+    models_of_run = re.compile(rf"{re.escape(run['flags']['exp_name'])}(-[a-z]+)?{re.escape(models.SUFFIX)}")
+    there = api.list_repo_files(repository)
+    stale = {name for name in there if name.startswith("events.out.tfevents.") or models_of_run.fullmatch(name)}
+    stale |= {"replay.mp4"} & set(there)
     operations = [CommitOperationDelete(name) for name in sorted(stale - files.keys())]
     operations += [CommitOperationAdd(name, content) for name, content in files.items()]
     api.create_commit(repository, operations, commit_message="Model, flags, script, events and scores of a run")
@@ -101,15 +131,19 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
 
 def contents(folder: Path, run: dict[str, Any], video: str | None) -> dict[str, bytes]:
     """What is uploaded of a run, by name, but for the card. Raises `BadInput` where there is no model, or a damaged one."""
-    weights = sorted(folder.glob(f"*{models.SUFFIX}"))
-    saved = weights or [folder / name for name in FQI_FILES if (folder / name).is_file()]
-    if not saved:
+    is_fqi = run["script"] == "fqi"
+    saved = [folder / name for name in FQI_FILES] if is_fqi else sorted(folder.glob(f"*{models.SUFFIX}"))
+    if not saved or not saved[-1].is_file():
         raise BadInput("RUN_FOLDER", folder, "holds no model: train with --save-model")
-    try:
-        for path in weights:
-            models.read_arrays(path)
-    except models.ModelError as error:
-        raise BadInput("RUN_FOLDER", folder, f"{path.name} {error}") from None
+    for path in saved:
+        try:
+            if is_fqi:
+                with np.load(path, allow_pickle=False) as file:
+                    _ = [file[name] for name in file.files]
+            else:
+                models.read_arrays(path)
+        except (models.ModelError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise BadInput("RUN_FOLDER", folder, f"{path.name} {error}") from None
     script = [path for path in [folder / f"{run['script']}.py"] if path.is_file()]
     files = {path.name: path.read_bytes() for path in [*saved, *script, *event_files(folder)]}
     files["config.json"] = config.json_text(public(run)).encode()
@@ -129,11 +163,12 @@ def public(run: dict[str, Any]) -> dict[str, Any]:
     flags = {name: names.get(value, value) if isinstance(value, str) else value for name, value in flags.items()}
     command, keep = [], True
     for word in run.get("command", []):
-        if word.startswith("--"):
-            name = word[2:].split("=")[0].replace("-", "_")
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if flag:
+            name = flag[2:].replace("-", "_")
             keep = name not in OWN_FLAGS and name.removeprefix("no_") not in OWN_FLAGS
         if keep:
-            command.append(names.get(word, word))
+            command.append(flag + equals + names.get(value, value))
     run = {key: value for key, value in run.items() if key not in ("wandb_run", "resumed")}
     return run | {"flags": flags, "command": command}
 
@@ -150,16 +185,22 @@ def require_nothing_private(files: dict[str, bytes]) -> None:
     from huggingface_hub import get_token  # noqa: PLC0415
 
     private = {"your token": get_token(), "your home folder's path": str(Path.home()), "a local path": str(Path.cwd())}
-    if len(socket.gethostname()) > 5 and socket.gethostname() != "localhost":
-        private["this machine's name"] = socket.gethostname()
+    host = socket.gethostname()
     for name, content in files.items():
-        for what, text in private.items():
-            if text and len(text) > 4 and text.encode() in content:
-                raise BadInput("RUN_FOLDER", name, f"holds {what}, which must not go out: take it out of that file first")
+        found = [what for what, text in private.items() if text and len(text) > 4 and text.encode() in content]
+        if name in ("config.json", "README.md") and (path := LOCAL_PATH.search(content.decode())):
+            found.append(f"a local path ({path[0]})")
+        if (name == "config.json" or name.startswith("events.")) and len(host) > 4 and host != "localhost":
+            found += ["this machine's name"] if re.search(rb"\b%s\b" % re.escape(host.encode()), content) else []
+        if found:
+            raise BadInput("RUN_FOLDER", name, f"holds {found[0]}, which must not go out: take it out of that file first")
 
 
-def card(run: dict[str, Any], repository: str, film: bool) -> str:
-    """A model card with the metadata that the Hub shows: task, environment, mean and deviation of the last evaluation."""
+def card(run: dict[str, Any], repository: str, files: set[str]) -> str:
+    """A model card with the metadata that the Hub shows: task, environment, mean and deviation of the last evaluation.
+
+    `files` are what lies beside it.
+    """
     from huggingface_hub import EvalResult, ModelCardData  # noqa: PLC0415
 
     flags, scores = run["flags"], run["evaluations"]
@@ -196,8 +237,9 @@ def card(run: dict[str, Any], repository: str, film: bool) -> str:
 {chr(10).join(rows)}
 
 Evaluation: {run.get("protocol", {}).get("evaluation", "see the flags")}. Hardware: {run.get("hardware", "unknown")}. Commit:
-{run.get("commit") or "unknown"}. Every single return, all flags and the versions of packages are in `config.json`;
-`{script}.py` is the script as it ran.{" `replay.mp4` shows a game." if film else ""}
+{run.get("commit") or "unknown"}. Every single return, all flags and the versions of packages are in `config.json`.
+{f"`{script}.py` is the script as it ran." if f"{script}.py" in files else ""}
+{"`replay.mp4` shows a game." if "replay.mp4" in files else ""}
 
 To train it again, in a checkout of that commit:
 
@@ -222,6 +264,8 @@ def main(args: Args) -> None:
     """Push, and say where to. Raises `BadInput` before anything is uploaded."""
     if not args.run:
         raise BadInput("RUN_FOLDER", "(none)", "name a run folder: push RUN_FOLDER --hf-entity NAME")
+    if not args.hf_entity:
+        raise BadInput("--hf-entity", "(none)", "name a user or organization on the Hugging Face Hub")
     try:
         repository = upload(Path(args.run), args.hf_entity, args.video, args.private)
     except BadInput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,10 +64,10 @@ def public_name(source: str) -> str:
 
 
 @contextlib.contextmanager
-def explained(flag: str, source: str, name_flag: str = "--teacher-model-exp-name") -> Iterator[None]:
+def explained(flag: str, source: str, hint: str = "--teacher-model-exp-name names it") -> Iterator[None]:
     """Turn failures to fetch or load the model at `source` into `BadInput`, each with what to do.
 
-    `name_flag` is the flag that a model file's name comes from.
+    `hint` says what to do about a file that is not there.
     """
     from huggingface_hub import errors, get_token, logging  # noqa: PLC0415
 
@@ -75,7 +76,7 @@ def explained(flag: str, source: str, name_flag: str = "--teacher-model-exp-name
     try:
         yield
     except MissingModel as error:
-        raise BadInput(flag, source, f"{error}; {name_flag} names it") from None
+        raise BadInput(flag, source, f"{error}; {hint}") from None
     except ModelError as error:
         raise BadInput(flag, source, str(error)) from None
     # Most specific first: gated is a kind of missing repository, a missing cache entry a kind of missing entry.
@@ -90,7 +91,7 @@ def explained(flag: str, source: str, name_flag: str = "--teacher-model-exp-name
     except errors.LocalEntryNotFoundError:
         text = "is not in the local cache, and the Hub cannot be reached; give a local folder, or try again online"
     except errors.EntryNotFoundError:
-        text = f"does not hold the model's file; {name_flag} names it"
+        text = f"does not hold the model's file; {hint}"
     except errors.OfflineModeIsEnabled:
         text = "is not in the local cache, and HF_HUB_OFFLINE is set; give a local folder, or unset it"
     except errors.HFValidationError:
@@ -100,6 +101,10 @@ def explained(flag: str, source: str, name_flag: str = "--teacher-model-exp-name
         text = f"cannot be fetched ({first_line(error)})"
         if status == 401:
             text = "cannot be fetched: the Hub does not know your token; `hf auth login` again, or `hf auth logout`"
+    except Exception as error:
+        if not type(error).__module__.startswith("httpx"):
+            raise
+        text = f"cannot be fetched: the connection to the Hub broke ({first_line(error)}); try again"
     else:
         return
     finally:
@@ -205,7 +210,10 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         return {key: torch.tensor(value, dtype=torch.float32) for key, value in weights.items()}
     of_sb3 = formats.is_sb3(path)
     file = _read(lambda: formats.open_sb3(path)) if of_sb3 else path
+    _read(lambda: formats.require_uncompressed(file))
     try:
+        if of_sb3:
+            file.seek(0)
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError("is not a plain state_dict: it is no model file, or holds code, which is refused") from None
@@ -236,6 +244,8 @@ def _read(read: Callable[[], Any]) -> Any:
         return read()
     except formats.FormatError as error:
         raise ModelError(str(error)) from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
 
 
 def _plain(key: object, value: object) -> bool:

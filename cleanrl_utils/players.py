@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from types import ModuleType
 from typing import Any, Literal
 
 from cleanrl_utils import models
-from cleanrl_utils.config import BadInput, checked, read_run
-from cleanrl_utils.evals import Act, Evaluation
+from cleanrl_utils.config import BadInput, checked, notice, read_run
+from cleanrl_utils.evals import Act, Evaluation, require_video
 from cleanrl_utils.video import Show
 
 SCRIPTS = tuple(sorted(path.stem for path in Path(__file__).parents[1].joinpath("cleanrl").glob("[a-z]*.py")))
 """The scripts by name. They are imported by name, when an agent of theirs is to be played."""
+KNOWN_PACKAGES = ("ale_py", "flappy_bird_gymnasium")
+"""Packages that the id of an environment may name in a file."""
 FQI_FILES = ("dataset.npz", "targets.npz")
 """What `fqi.py` saves in place of weights."""
 
@@ -31,8 +34,6 @@ class Player:
     script: str
     args: Any
     act: Act
-    steps: int | None
-    """environment steps, or iterations, that it was trained for, where that is known"""
 
     @property
     def is_atari(self) -> bool:
@@ -44,11 +45,19 @@ class Player:
         epsilon = self.args.eval_epsilon if epsilon is None else epsilon
         return dataclasses.replace(self.args, eval_episodes=episodes, eval_epsilon=epsilon, seed=seed)
 
+    def require_picture(self, flag: str) -> None:
+        """Raise `BadInput`, of a flag that shows the game, unless it can be drawn by what is installed."""
+        require_video(self.is_atari, flag)
+        if not self.is_atari:
+            from cleanrl_utils import gym_envs  # noqa: PLC0415 - needs another extra than Atari
+
+            gym_envs.require_picture(self.args, flag)
+
     def evaluate(self, episodes: int, epsilon: float | None, seed: int) -> Evaluation:
         """Play whole episodes by the run's protocol, as its own evaluations do."""
         args = self.settings(episodes, epsilon, seed)
         if not self.is_atari:
-            from cleanrl_utils import gym_envs  # noqa: PLC0415 - needs another extra than Atari
+            from cleanrl_utils import gym_envs  # noqa: PLC0415 - as above
 
             return gym_envs.evaluate(self.act, args)
         from cleanrl_utils import evals_atari  # noqa: PLC0415 - as above
@@ -80,41 +89,56 @@ def import_script(name: str, flag: str) -> ModuleType:
         raise BadInput(flag, name, f"needs `{error.name}`: pip install -e .[{','.join(extras)}]") from None
 
 
-def from_folder(folder: str, flag: str, exp_name: str | None = None, weights: Weights = "last") -> Player:
+def from_folder(
+    folder: str, flag: str, env_id: str | None = None, exp_name: str | None = None, weights: Weights = "last"
+) -> Player:
     """The agent of a run folder, or of a folder in the box. Raises `BadInput`."""
     run = read_run(Path(folder) / "config.json", flag, folder)
-    return _load(folder, flag, run, exp_name, str(run["flags"].get("env_id")), weights, None)
+    return _load(folder, flag, run, env_id, exp_name, weights, None)
 
 
-def from_hub(repository: str, env_id: str, exp_name: str | None, weights: Weights, revision: str | None) -> Player:
-    """The agent in a repository on the Hub; one without our config.json plays with the script's defaults.
+def from_hub(repository: str, env_id: str | None, exp_name: str | None, weights: Weights, revision: str | None) -> Player:
+    """The agent in a repository on the Hub; one without a config.json of ours plays with the script's defaults.
 
-    The environment is the caller's: what a repository names is not imported. Raises `BadInput`.
+    Raises `BadInput`.
     """
     flag, run = "--hf-repository", None
-    with models.explained(flag, repository, "--exp-name"):
+    with models.explained(flag, repository):
         path = models.fetch_optional(repository, "config.json", revision)
     if path is not None:
-        run = read_run(path, flag, repository)
-        if run["flags"].get("env_id") != env_id:
-            there = f"plays {run['flags'].get('env_id')}: give that as --env-id"
-            raise BadInput(flag, repository, there)
-    return _load(repository, flag, run, exp_name, env_id, weights, revision)
+        with contextlib.suppress(BadInput):  # other projects have files of that name too
+            run = read_run(path, flag, repository)
+    return _load(repository, flag, run, env_id, exp_name, weights, revision)
 
 
 def _load(
-    source: str, flag: str, run: dict[str, Any] | None, exp_name: str | None, env_id: str, weights: Weights, revision: Any
+    source: str,
+    flag: str,
+    run: dict[str, Any] | None,
+    env_id: str | None,
+    exp_name: str | None,
+    weights: Weights,
+    revision: Any,
 ) -> Player:
-    """The agent at a source, with the flags in its config.json, if it has one."""
-    flags = run["flags"] if run else {"env_id": env_id}
-    saved_by = (run["script"] if run else None) or str(flags.get("exp_name", exp_name))
-    name = exp_name or saved_by
+    """The agent at a source, with the flags in its config.json, if it has one; what the caller gives wins over them."""
+    flags = run["flags"] if run else {"env_id": "PongNoFrameskip-v4"}
+    name = exp_name or (run and run["script"]) or str(flags.get("exp_name", "dqn_atari"))
     script = import_script(name, "--exp-name" if exp_name else flag)
-    known = {field.name for field in dataclasses.fields(script.Args)} - {"exp_name", "resume"}
+    known = {field.name for field in dataclasses.fields(script.Args)} - {"exp_name", "resume", "dataset"}
     args = script.Args(**checked({k: v for k, v in flags.items() if k in known}, script.Args, flag, source))
-    require_env(args, name)
+    trained_on = args.env_id
+    if env_id is None:
+        require_known_package(trained_on, flag, source)
+    else:
+        args.env_id = env_id
+    args.capture_video = args.upload_model = False  # of the run, not of this
+    script.check(args)  # a file's values may be of the right type and out of range
+
     stem = str(flags.get("exp_name", name)) + ("" if weights == "last" else f"-{weights}")
-    with models.explained(flag, source, "--exp-name" if weights == "last" else "--weights"):
+    hint = "--exp-name names it" if flag == "--hf-repository" else "train with --save-model"
+    if weights != "last":
+        hint = "--weights names it"
+    with models.explained(flag, source, hint):
         if name == "fqi":
             path = [models.fetch(source, file, revision, exact=True) for file in FQI_FILES][-1]
         else:
@@ -122,18 +146,13 @@ def _load(
         if run is None and hasattr(args, "hidden_units"):  # of another project: the file says how large it is
             args.hidden_units = models.hidden_units(path)
         act = script.load_player(args, path)
-    steps = (run or {}).get("steps", (run or {}).get("iterations"))
-    return Player(models.public_name(source), name, args, act, steps)
+    if run and args.env_id != trained_on:
+        notice(f"{models.public_name(source)} was trained on {trained_on}")
+    return Player(models.public_name(source), name, args, act)
 
 
-def require_env(args: Any, script: str) -> None:
-    """Raise `BadInput` unless the environment can be made, and suits the script."""
-    if "atari" in script:
-        from cleanrl_utils.atari import game_settings  # noqa: PLC0415 - an extra
-
-        game_settings(args.env_id)
-    else:
-        from cleanrl_utils.gym_envs import require_vector_env  # noqa: PLC0415 - as above
-
-        args.capture_video = False  # of the run, not of this
-        require_vector_env(args)
+def require_known_package(env_id: str, flag: str, source: str) -> None:
+    """Raise `BadInput` for an id like `package:Name-v0` from a file: only the user may have a package imported."""
+    package, colon, _ = env_id.partition(":")
+    if colon and package not in KNOWN_PACKAGES:
+        raise BadInput(flag, source, f"plays {env_id}, for which the package {package} is imported: give that as --env-id")

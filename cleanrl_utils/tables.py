@@ -30,6 +30,8 @@ class Args:
     """whole episodes of each agent"""
     epsilon: float | None = None
     """exploration rate; default: that of each run's own evaluations"""
+    env_id: str | None = None
+    """environment; default: that of each run. To be given where it brings a package of its own, which is imported"""
     seed: int = 12345
     """seed of the episodes: another than those of training, whose evaluations chose the best weights"""
     weights: players.Weights = "last"
@@ -67,7 +69,9 @@ def _cell(name: str, value: Any) -> str:
         return "-"
     if name == "human-normalised":
         return f"{100 * value:.1f}%"
-    return f"{value:.1f}" if name in ("mean", "sd", "length") else f"{value:g}" if isinstance(value, float) else str(value)
+    if name in ("mean", "sd", "length"):
+        return f"{value:.1f}"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def page(table: list[dict[str, Any]], args: Args) -> str:
@@ -86,7 +90,7 @@ def main(args: Args) -> None:
     config.require_seed(args)
     if not args.runs:
         raise BadInput("RUN_FOLDER", "(none)", "name one run folder or more")
-    agents = [players.from_folder(folder, "RUN_FOLDER", weights=args.weights) for folder in args.runs]
+    agents = [players.from_folder(folder, "RUN_FOLDER", args.env_id, weights=args.weights) for folder in args.runs]
     if not Path(args.out).parent.is_dir():
         raise BadInput("--out", args.out, "must be in a folder that is there")
     table: list[dict[str, Any]] = []

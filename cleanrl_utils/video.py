@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import warnings
@@ -49,7 +50,7 @@ class Screen(gym.Wrapper):
 def with_score(frame: np.ndarray, score: float) -> np.ndarray:
     """A frame with the score in a band below it; small screens are doubled, and sides made even, as H.264 wants them."""
     height, width = frame.shape[:2]
-    picture = np.concatenate([frame, _band(width, max(14, height // 15), f"score {score:g}")])
+    picture = np.concatenate([frame, _band(width, max(14, height // 15), f"score {score:.10g}")])
     if height < 300:
         picture = picture.repeat(2, axis=0).repeat(2, axis=1)
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
@@ -90,9 +91,12 @@ class Film:
         """Take one more picture."""
         self.fps, self.shape = fps, picture.shape
         if self.path.suffix == ".mp4":
-            if self.writer is None:
-                self.writer = mp4_writer(self.temporary, picture, fps)
-            self.writer.send(np.ascontiguousarray(picture))
+            try:
+                if self.writer is None:
+                    self.writer = mp4_writer(self.temporary, picture, fps)
+                self.writer.send(np.ascontiguousarray(picture))
+            except OSError:  # ffmpeg has gone; its words are a page long
+                raise self._cut_short() from None
         elif self.num_shown % self.step == 0 and self.num_shown < GIF_SECONDS * fps:
             self.packed.append(zlib.compress(picture.tobytes(), 1))
         self.num_shown += 1
@@ -110,25 +114,32 @@ class Film:
             if kind is None and self.path.suffix == ".gif":
                 self._write_gif()
             elif kind is None:
+                if num_pictures(self.temporary) != self.num_shown:  # ffmpeg says nothing of a disk that was full
+                    raise self._cut_short()
                 self.temporary.replace(self.path)
+        except WriteError:
+            raise
         except OSError as error:
             raise WriteError(self.path, error) from None
         finally:
             self.temporary.unlink(missing_ok=True)
 
+    def _cut_short(self) -> WriteError:
+        return WriteError(self.path, OSError(errno.EIO, "ffmpeg has not written all of it: is the disk full?"))
+
     def _write_gif(self) -> None:
         """As many pictures per second as fit into `GIF_BYTES`; if the fewest do not, the first part of the game."""
-        if self.num_shown > GIF_SECONDS * self.fps:
-            notice(f"{self.path}: a GIF of the first {GIF_SECONDS} seconds")
-        kept = len(self.packed)
-        for stride in (1, 2, 2, 2, 2):
+        kept, stride = len(self.packed), 1
+        while True:
             samples = list(self._pictures(max(1, kept // 32), kept))
             content = gif(self._pictures(stride, kept), samples, round(100 * self.step * stride / self.fps))
-            if len(content) < GIF_BYTES:
+            if len(content) < GIF_BYTES or kept == 1:
                 break
             if stride == 2:
-                kept = int(kept * 0.9 * GIF_BYTES / len(content))
-                notice(f"{self.path}: a GIF of the first {kept * self.step / self.fps:.0f} seconds, to stay under 5 MB")
+                kept = max(1, int(kept * min(0.8, 0.9 * GIF_BYTES / len(content))))
+            stride = 2
+        if kept * self.step < self.num_shown:
+            notice(f"{self.path}: a GIF of the first {kept * self.step / self.fps:.0f} seconds, to stay under 5 MB")
         with replacing(self.path) as file:
             file.write(content)
 
@@ -149,6 +160,16 @@ def mp4_writer(path: Path, picture: np.ndarray, fps: int) -> Any:
     return writer
 
 
+def num_pictures(path: Path) -> int:
+    """How many pictures an MP4 file holds; 0 where it is none."""
+    import imageio_ffmpeg  # noqa: PLC0415 - an extra
+
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except RuntimeError:
+        return 0
+
+
 def gif(pictures: Iterator[np.ndarray], samples: list[np.ndarray], hundredths: int) -> bytes:
     """A GIF that shows each picture for so many hundredths of a second, in the 256 colours that fit the samples best."""
     from PIL import Image  # noqa: PLC0415 - an extra
@@ -161,13 +182,17 @@ def gif(pictures: Iterator[np.ndarray], samples: list[np.ndarray], hundredths: i
 
 
 class Window:
-    """Shows pictures on the screen, at the speed of the game; raises `KeyboardInterrupt` when it is closed."""
+    """Shows pictures on the screen, at the speed of the game; raises `KeyboardInterrupt` when it is closed.
+
+    `driver` is what SDL draws with: `dummy` or `offscreen` where there is no screen.
+    """
 
     def __init__(self, title: str) -> None:
         import pygame  # noqa: PLC0415 - an extra
 
         self.pygame, self.clock, self.title = pygame, pygame.time.Clock(), title
         pygame.display.init()
+        self.driver = pygame.display.get_driver()
 
     def __call__(self, picture: np.ndarray, fps: int) -> None:
         """Show one picture, no sooner than its time has come."""

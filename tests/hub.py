@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import yaml
 
 COMMIT = "0" * 40
+BROKEN = b"the connection breaks here"
 LFS_SIZE = 1_000_000
 """Files from this size on go another way: first by themselves (LFS), then by name in the commit."""
 
@@ -27,6 +28,7 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.gated: set[str] = set()
+        self.role = "write"
         self.large: dict[str, bytes] = {}
         self.commits: list[str] = []
         self.requests: list[str] = []
@@ -53,6 +55,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def close_connection_now(self) -> None:
+        """Hang up in the middle of an answer."""
+        self.close_connection = True
+        self.connection.close()
+
     def refused(self, repo: str, revision: str) -> bool:
         """Answer as the Hub does where a repository or a revision is not to be had."""
         sent = self.headers.get("Authorization")
@@ -73,20 +80,25 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(self.path)
         if self.path == "/api/whoami-v2":
             known = self.headers.get("Authorization") == f"Bearer {self.server.token}"
-            return self.answer(200, {"name": "me", "type": "user"}) if known else self.answer(401, {"error": "bad token"})
+            account = {"name": "me", "type": "user", "auth": {"accessToken": {"role": self.server.role}}}
+            return self.answer(200, account) if known else self.answer(401, {"error": "bad token"})
         path = self.path.strip("/").split("?")[0].split("/")
         if path[0] == "api" and path[1] != "models":  # what the client asks for besides
             return self.answer(404)
         if path[0] == "api":  # /api/models/{owner}/{name}/tree/{revision}
             repo = "/".join(path[2:4])
-            if self.refused(repo, path[5]):
+            if self.refused(repo, path[5] if len(path) > 5 else "main"):
                 return None
+            if len(path) == 4:
+                return self.answer(200, {"id": repo, "private": repo in self.server.private})
             files = self.server.repos[repo].items()
             return self.answer(200, [{"type": "file", "path": p, "size": len(c), "oid": "1"} for p, c in files])
         owner, name, _, revision, *path = path
         if self.refused(f"{owner}/{name}", revision):
             return None
         content = self.server.repos[f"{owner}/{name}"].get("/".join(path))
+        if content == BROKEN:
+            return self.close_connection_now()
         if content is None:
             return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
         return self.answer(200, content, X_Repo_Commit=COMMIT, ETag=f'"{hash(content):x}"')

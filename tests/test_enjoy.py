@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from cleanrl import dqn, dqn_atari, dqn_jax, fqi
 from cleanrl_utils import config, enjoy, evals, models, players, scores, tables, video
 from cleanrl_utils.zoo import __main__ as zoo
+from tests import children, video_of_noise
 from tests.conftest import TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER
 
 LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+)")
@@ -95,14 +97,15 @@ def test_the_best_weights_and_the_twins_script(train, command):
     ("flags", "says"),
     [
         (["--exp-name", "ppo"], "--exp-name ppo: must be a script: dqn, dqn_atari,"),
-        (["--env-id", "BreakoutNoFrameskip-v4"], "has no model of dqn_atari in the box (PongNoFrameskip-v4-dqn_atari-seed1"),
+        (["--env-id", "BreakoutNoFrameskip-v4"], "has no model of dqn_atari in the box (CartPole-v1-dqn-seed1, "),
         (["--run", "nowhere"], "--run nowhere: is no run folder"),
         (["--run", "a", "--hf-repository", "b/c"], "--run a: excludes --hf-repository"),
-        (["--run", str(TEACHER), "--env-id", "ALE/Pong-v5"], "--env-id ALE/Pong-v5: is the run's own under --run"),
+        (["--env-id", "Pong-v99"], "--env-id Pong-v99: must be an Atari game"),
+        (["--revision", "main"], "--revision main: is of a repository on the Hub"),
         (["--run", str(TEACHER), "--weights", "best"], "holds no file dqn_atari-best.cleanrl_model; --weights names it"),
         (
             ["--hf-repository", str(TEACHER), "--env-id", "ALE/Breakout-v5"],
-            "plays PongNoFrameskip-v4: give that as --env-id",
+            "another game's number of actions",
         ),
         (["--eval-episodes", "0"], "--eval-episodes 0: must be above 0"),
         (["--epsilon", "2"], "--epsilon 2.0: must be between 0 and 1"),
@@ -125,16 +128,59 @@ def test_a_missing_extra_is_named(refused, monkeypatch):
     assert "--video on: needs `imageio_ffmpeg`: pip install -e .[atari,video]" in refused(enjoy, "--video", "x.mp4")
 
 
-def test_a_config_of_the_hub_does_not_choose_the_environment(refused, tmp_path):
-    """`package:Name` imports the package: only the user may ask for that."""
-    run = {"flags": {"env_id": "antigravity:Name-v0"}, "script": "dqn"}
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "config.json").write_text(json.dumps(run))
-    line = refused(enjoy, "--exp-name", "dqn", "--env-id", "CartPole-v1", "--hf-repository", str(tmp_path / "odd"))
-    assert "plays antigravity:Name-v0: give that as --env-id" in line
-    import sys
+@pytest.mark.parametrize("source", ["--run", "--hf-repository"])
+def test_a_file_does_not_choose_a_package_that_is_imported(refused, source):
+    """`package:Name` imports the package, which a folder of others could bring along."""
+    folder = Path("runs", "downloaded")
+    folder.mkdir(parents=True)
+    run = {"flags": {"env_id": "runs.downloaded.evil:CartPole-v1"}, "script": "dqn"}
+    (folder / "config.json").write_text(json.dumps(run))
+    (folder / "evil.py").write_text("import pathlib\npathlib.Path('hacked').touch()\n")
+    assert "give that as --env-id" in refused(enjoy, source, str(folder))
+    assert "give that as --env-id" in refused(tables, str(folder))
 
-    assert "antigravity" not in sys.modules
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"hidden_units": [-3]}, "--hidden-units (-3,): must be above 0"),
+        ({"eval_epsilon": 5.0}, "--eval-epsilon 5.0: must be between 0 and 1"),
+        ({"eval_max_steps": -1}, "--eval-max-steps -1: must be above 0"),
+        ({"hidden_units": "many"}, "must be a list"),
+        ({"unknown": 1}, None),
+    ],
+)
+def test_values_of_a_saved_run_are_checked(command, refused, cartpole, flags, says):
+    folder = Path("run")
+    shutil.copytree(cartpole, folder)
+    run = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(run | {"flags": run["flags"] | flags}))
+    if says is None:
+        assert statistics(command(enjoy, "--run", "run", "--eval-episodes", "1"))
+    else:
+        assert says in refused(enjoy, "--run", "run")
+
+
+def test_another_environment_than_the_runs_is_played_when_it_is_asked_for(capsys):
+    player = enjoy.load(enjoy.Args(env_id="ALE/Pong-v5"))
+    assert player.args.env_id == "ALE/Pong-v5"
+    assert "PongNoFrameskip-v4-dqn_atari-seed1 was trained on PongNoFrameskip-v4" in capsys.readouterr().err
+
+
+def test_a_config_of_another_project_is_none(command, cartpole, tmp_path):
+    """As its packages for the Hub write one beside the model."""
+    (tmp_path / "theirs").mkdir()
+    shutil.copy(Path(cartpole, "dqn.cleanrl_model"), tmp_path / "theirs")
+    (tmp_path / "theirs" / "config.json").write_text('{"policy_class": {":type:": "<class>"}}')
+    source = ["--hf-repository", str(tmp_path / "theirs"), "--exp-name", "dqn", "--env-id", "CartPole-v1"]
+    assert statistics(command(enjoy, *source, "--eval-episodes", "1"))
+
+
+def test_a_repository_without_a_config_is_of_dqn_atari_unless_a_flag_says(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    shutil.copy(TEACHER / "dqn_atari.cleanrl_model", tmp_path / "theirs")
+    player = enjoy.load(enjoy.Args(hf_repository=str(tmp_path / "theirs")))
+    assert (player.script, player.args.env_id) == ("dqn_atari", "PongNoFrameskip-v4")
 
 
 # --- Films ---
@@ -208,6 +254,25 @@ def test_a_gif_stays_under_its_limit(monkeypatch, tmp_path, capsys):
     assert "a GIF of the first" in capsys.readouterr().err
 
 
+def test_a_gif_whose_start_is_harder_than_its_rest_stays_under_its_limit(monkeypatch, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(video, "GIF_BYTES", 15_000)
+    with video.Film(tmp_path / "a.gif") as film:
+        for i in range(200):
+            film(noise[min(i, 19)], 20)
+    assert 1000 < (tmp_path / "a.gif").stat().st_size < 15_000
+
+
+@pytest.mark.parametrize("num_pictures", [5, 120])
+def test_a_film_that_a_full_disk_cuts_short_does_not_take_the_place_of_the_one_before(tmp_path, num_pictures):
+    """ffmpeg ends with an error, or with a shorter film and none."""
+    status, said = children.run(video_of_noise, str(tmp_path / "game.mp4"), str(num_pictures))
+    assert status == 1, said
+    assert "game.mp4: cannot be written (ffmpeg has not written all of it: is the disk full?)" in said
+    assert "Traceback" not in said
+    assert [(path.name, path.read_bytes()) for path in tmp_path.glob("*.mp4")] == [("game.mp4", b"the one before")]
+
+
 def test_a_long_game_makes_a_gif_of_its_beginning(tmp_path, capsys):
     blank = np.zeros((16, 16, 3), np.uint8)
     with video.Film(tmp_path / "long.gif") as film:
@@ -240,7 +305,7 @@ def test_episodes_are_shown_in_a_window(command, cartpole, monkeypatch, capsys):
     config.run(enjoy.main, enjoy.Args, ["--run", cartpole, "--eval-episodes", "2", "--render"])
     printed = capsys.readouterr()
     lengths = [int(re.search("length=(.*)", line)[1]) for line in printed.out.splitlines()[:1]]
-    assert "episode 2: " in printed.err
+    assert "episode 2, return" in printed.err
     assert shown.count(50) == len(shown) / 2 >= lengths[0] + 1
 
     monkeypatch.setattr(pygame.event, "get", lambda *_: [1])  # the window is closed
@@ -249,21 +314,39 @@ def test_episodes_are_shown_in_a_window(command, cartpole, monkeypatch, capsys):
     assert len(shown) <= 2
 
 
-def test_a_machine_without_a_screen(refused, cartpole, monkeypatch):
-    import pygame
+def test_a_machine_without_a_screen(cartpole):
+    """The real thing, in a process of its own, where drawing environments in memory has set SDL's driver meanwhile."""
+    status, said = children.run(enjoy, "--run", cartpole, "--render", "--video", "x.gif", before=no_screen)
+    assert status == 2, said
+    assert "--render on: finds no screen" in said
+    assert not Path("x.gif").exists()
 
-    def no_screen():
-        raise pygame.error("No available video device")
 
-    monkeypatch.setattr(pygame.display, "init", no_screen)
-    assert "--render on: finds no screen (No available video device)" in refused(enjoy, "--run", cartpole, "--render")
+def no_screen(_) -> None:
+    """Before a run: nothing that says where a screen is."""
+    import os
+
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        os.environ.pop(name, None)
+
+
+def test_an_environment_without_a_picture(refused, train):
+    folder = train(dqn, *TINY_DQN, "--env-id", "tests.probes:Constant-v0", "--total-timesteps", "20", "--save-model")
+    flags = ["--run", str(folder), "--env-id", "tests.probes:Constant-v0"]
+    assert "--video on: tests.probes:Constant-v0 has no picture" in refused(enjoy, *flags, "--video", "x.mp4")
+    assert "give that as --env-id" in refused(enjoy, "--run", str(folder))
+
+
+def test_large_scores_keep_their_digits():
+    assert video._band(160, 14, "score 1").shape == (14, 160, 3)
+    assert tables._cell("max", 1234567.0) == "1234567"
 
 
 # --- Tables ---
 
 
 def test_a_table_holds_what_the_games_say_raw_and_clipped():
-    player = players.Player("model", "dqn_atari", dqn_atari.Args(env_id="SpaceInvadersNoFrameskip-v4"), None, None)
+    player = players.Player("model", "dqn_atari", dqn_atari.Args(env_id="SpaceInvadersNoFrameskip-v4"), None)
     result = evals.Evaluation([1000.0, 490.0, 346.0], [700, 650, 600], 1, [49.0, 30.0, 20.0])
     raw, clipped = tables.rows(player, result, 0.05)
     assert raw == {

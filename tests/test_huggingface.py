@@ -10,6 +10,7 @@ import os
 import shlex
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,7 @@ from cleanrl import dqn, dqn_atari, fqi, qdagger_dqn_atari_impalacnn, qdagger_dq
 from cleanrl_utils import config, enjoy, huggingface
 from tests import children
 from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, Bomb
+from tests.hub import BROKEN, Hub
 
 TOKEN = "hf_secret"
 REPO = "me/PongNoFrameskip-v4-dqn_atari-seed1"
@@ -27,8 +29,6 @@ REPO = "me/PongNoFrameskip-v4-dqn_atari-seed1"
 
 @pytest.fixture
 def hub():
-    from tests.hub import Hub
-
     server = Hub(TOKEN)
     yield server
     server.shutdown()
@@ -141,11 +141,19 @@ def test_a_push_can_be_repeated_and_replaces_what_it_put_there(hub, saved):
     assert push(hub, saved)[0] == 0
     files = hub.repos["me/CartPole-v1-dqn-seed1"]
     first = dict(files)
-    files |= {"events.out.tfevents.0000000001": b"of a run before", "notes.txt": b"the owner's own"}
+    own = {"notes.txt": b"the owner's own", "merged.cleanrl_model": b"too"}
+    files |= {
+        "events.out.tfevents.0000000001": b"of a run before",
+        "replay.mp4": b"too",
+        "dqn-best.cleanrl_model": b"too",
+    } | own
     status, said = push(hub, saved)
     assert status == 0, said
-    assert files == first | {"notes.txt": b"the owner's own"}
+    assert files == first | own
     assert len(hub.commits) == 2, "one commit each: whole or not at all"
+    status, said = push(hub, saved, "--private")
+    assert (status, files) == (2, first | own)
+    assert "is there already, for all to see" in said
 
 
 def test_a_run_of_fqi_is_uploaded_and_played_from_there(hub, train):
@@ -177,9 +185,34 @@ def test_a_model_of_vectors_is_uploaded_under_a_name_that_the_hub_takes(hub):
     assert card(files)["model-index"][0]["results"][0]["dataset"]["name"] == "flappy_bird_gymnasium:FlappyBird-v0"
 
 
-def unfinished(folder: Path) -> None:
-    run = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(run | {"status": "stopped"}))
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [("targets.npz", None, "holds no model: train with --save-model"), ("dataset.npz", b"PK no", "dataset.npz ")],
+)
+def test_half_a_run_of_fqi_is_not_pushed(hub, train, name, content, says):
+    folder = train(fqi, *TINY_FQI, "--save-model", "--regressor", "linear")
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    status, said = push(hub, folder)
+    assert (status, hub.repos) == (2, {})
+    assert says in said
+
+
+def test_a_token_that_may_only_read(hub, saved):
+    hub.role = "read"
+    status, said = push(hub, saved)
+    assert (status, hub.repos) == (2, {})
+    assert "needs a token that may write; yours may only read" in said
+
+
+def change(**changes) -> Callable[[Path], None]:
+    """A change of a run's config.json."""
+
+    def write(folder: Path) -> None:
+        run = json.loads((folder / "config.json").read_text())
+        flags = run["flags"] | changes.pop("flags", {})
+        (folder / "config.json").write_text(json.dumps(run | changes | {"flags": flags}))
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -187,10 +220,15 @@ def unfinished(folder: Path) -> None:
     [
         (lambda folder: (folder / "dqn.cleanrl_model").unlink(), [], "holds no model: train with --save-model"),
         (lambda folder: (folder / "dqn.cleanrl_model").write_bytes(b"PK no"), [], "dqn.cleanrl_model cannot be read"),
-        (unfinished, [], "is not complete but stopped"),
+        (change(status="stopped"), [], "is not complete but stopped"),
+        (change(evaluations={}), [], "no evaluations are in it"),
+        (change(flags={"exp_name": "a--b"}), [], "--exp-name a--b: makes no name of a repository"),
+        (change(flags={"env_kwargs": {"file": "/mnt/me/m.xml"}}), [], "config.json: holds a local path (/mnt/me/m.xml)"),
+        (change(command=["dqn.py", "--dataset=C:\\\\me\\\\x.npz"]), [], "holds a local path"),
         (lambda folder: (folder / "config.json").unlink(), [], "is no run folder"),
-        (lambda _: None, ["--video", "none.mp4"], "--video none.mp4: must be an MP4 file"),
-        (lambda _: None, ["--hf-entity", "someone-else"], "must be one this token may write for: me"),
+        (change(), ["--video", "none.mp4"], "--video none.mp4: must be an MP4 file"),
+        (change(), ["--hf-entity", "someone-else"], "must be one this token may write for: me"),
+        (change(), ["--hf-entity", ""], "--hf-entity (none): name a user"),
     ],
 )
 def test_what_cannot_be_pushed_is_said_before_a_repository_is_made(hub, saved, spoil, flags, says):
@@ -232,7 +270,7 @@ def test_an_entity_that_the_token_may_not_write_for_is_refused_before_training(h
 def test_a_token_that_the_hub_does_not_know_is_refused_before_training(hub):
     status, said = run(hub, dqn_atari, *TINY_RUN, "--save-model", "--upload-model", "--hf-entity", "me", token="hf_wrong")
     assert status == 2
-    assert "--upload-model" in said
+    assert "needs the Hub and a token" in said
     assert hub.repos == {}
     assert not Path("runs").exists()
 
@@ -272,6 +310,7 @@ def test_a_repository_with_one_model_under_another_name_is_used_also_offline(hub
         ("me/two", [], TOKEN, "but a.cleanrl_model, b.cleanrl_model; --teacher-model-exp-name names it"),
         ("me/empty", ["--teacher-revision", "v9"], TOKEN, "has no such revision"),
         ("me/odd", [], TOKEN, "is not a plain state_dict"),
+        ("me/broken", [], TOKEN, "the connection to the Hub broke"),
         ("me/odd", [], "hf_wrong", "the Hub does not know your token"),
         ("one/two/three", [], TOKEN, "is neither a local folder nor a repository name"),
     ],
@@ -279,6 +318,7 @@ def test_a_repository_with_one_model_under_another_name_is_used_also_offline(hub
 def test_what_cannot_be_had_from_the_hub_has_its_own_sentence(hub, repo, flags, token, says):
     hub.repos |= {"me/empty": {}, "me/private": {}, "me/gated": {}, "me/odd": {"dqn_atari.cleanrl_model": b"<html>"}}
     hub.repos["me/two"] = {"a.cleanrl_model": b"", "b.cleanrl_model": b""}
+    hub.repos["me/broken"] = {"dqn_atari.cleanrl_model": BROKEN}
     hub.private, hub.gated = {"me/private"}, {"me/gated"}
     teacher = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", repo]
     status, said = run(hub, qdagger_dqn_atari_impalacnn, *teacher, *flags, token=token)
