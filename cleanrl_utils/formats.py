@@ -201,10 +201,15 @@ def read_torch(path: Path | BinaryIO) -> Weights:
 
 def require_uncompressed(file: Path | BinaryIO) -> None:
     """Raise `FormatError` for a zip file that torch has not written: it may unfold to fill the memory."""
-    if zipfile.is_zipfile(file):
+    if not zipfile.is_zipfile(file):
+        return
+    try:
         with zipfile.ZipFile(file) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise FormatError("cannot be read as a torch model: torch does not compress")
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except Exception as error:  # zipfile raises whatever the damage leads to
+        raise FormatError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
+    if compressed:
+        raise FormatError("cannot be read as a torch model: torch does not compress")
 
 
 def _text(name: Any) -> str:

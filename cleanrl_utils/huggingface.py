@@ -109,7 +109,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
     files = contents(folder, run, video)
     try:
         files["README.md"] = card(public(run), repository, set(files)).encode()
-    except (KeyError, TypeError, ZeroDivisionError, AttributeError):
+    except (LookupError, TypeError, ZeroDivisionError, AttributeError):
         raise BadInput("RUN_FOLDER", folder, "has a config.json that is damaged: no evaluations are in it") from None
     require_nothing_private(files)
     require_entity(entity)

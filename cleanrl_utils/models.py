@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,8 +243,6 @@ def _read(read: Callable[[], Any]) -> Any:
         return read()
     except formats.FormatError as error:
         raise ModelError(str(error)) from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ModelError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
 
 
 def _plain(key: object, value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
@@ -154,10 +155,17 @@ def mp4_writer(path: Path, picture: np.ndarray, fps: int) -> Any:
 
     height, width = picture.shape[:2]
     writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX warns; but it becomes ffmpeg at once
+    with starting_ffmpeg():
         writer.send(None)
     return writer
+
+
+@contextlib.contextmanager
+def starting_ffmpeg() -> Iterator[None]:
+    """Keeps JAX from warning of a fork: what is forked becomes ffmpeg at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+        yield
 
 
 def num_pictures(path: Path) -> int:
@@ -165,7 +173,8 @@ def num_pictures(path: Path) -> int:
     import imageio_ffmpeg  # noqa: PLC0415 - an extra
 
     try:
-        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+        with starting_ffmpeg():
+            return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
     except RuntimeError:
         return 0
 
