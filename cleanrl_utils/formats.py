@@ -201,9 +201,9 @@ def read_torch(path: Path | BinaryIO) -> Weights:
 
 def require_uncompressed(file: Path | BinaryIO) -> None:
     """Raise `FormatError` for a zip file that torch has not written: it may unfold to fill the memory."""
-    if not zipfile.is_zipfile(file):
-        return
     try:
+        if not zipfile.is_zipfile(file):
+            return
         with zipfile.ZipFile(file) as archive:
             compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except Exception as error:  # zipfile raises whatever the damage leads to
