@@ -9,8 +9,9 @@ import pytest
 
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari as dqn
-from cleanrl import dqn_jax, fqi
+from cleanrl import dqn_atari_jax, dqn_jax, fqi
 from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
+from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger_jax
 from cleanrl_utils import config
 
 CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
@@ -29,15 +30,16 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
 
 def test_the_files_in_benchmark_configs_are_accepted():
     files = sorted(CONFIGS.glob("*.yaml"))
-    assert {file.name for file in files} >= {
-        "quickstart.yaml",
-        "qdagger_paper.yaml",
-        "dqn_cartpole.yaml",
-        "dqn_flappybird.yaml",
+    scripts = {
+        "quickstart": (qdagger, qdagger_jax),
+        "qdagger_paper": (qdagger, qdagger_jax),
+        "dqn_cartpole": (dqn_vector, dqn_jax),
+        "dqn_flappybird": (dqn_vector, dqn_jax),
+        "space_invaders": (dqn, dqn_atari_jax),
     }
+    assert {file.stem for file in files} == scripts.keys()
     for file in files:
-        scripts = (dqn_vector, dqn_jax) if file.name.startswith("dqn_") else (qdagger,)
-        for script in scripts:
+        for script in scripts[file.stem]:
             script.check(config.parse(script.Args, ["--config", str(file)]))
 
 

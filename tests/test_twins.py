@@ -79,8 +79,7 @@ def test_dqn_loss_target_and_gradients(n_step, double_q, huber):
     assert_same_gradients(q_network, gradients)
 
 
-@pytest.mark.parametrize("student", ["nature", "impala256"])
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize(("student", "n_step"), [("nature", 1), ("nature", 3), ("impala256", 3)])
 def test_qdagger_losses_and_gradients(student, n_step):
     ours, theirs = batches(n_step)
     args = {"temperature": 0.1, "double_q": n_step == 3, "huber": n_step == 3}
