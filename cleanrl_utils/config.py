@@ -177,9 +177,14 @@ def run_flags(folder: Path, args_class: type) -> dict[str, Any]:
     return checked(flags, args_class, "--resume", str(path))
 
 
+def script_path(args_class: type) -> Path:
+    """The file of the script that an `Args` is of."""
+    return Path(sys.modules[args_class.__module__].__file__ or "")
+
+
 def script_name(args_class: type) -> str:
     """The name of the script that an `Args` is of: `dqn_atari`, however it was started."""
-    return Path(sys.modules[args_class.__module__].__file__ or "").stem
+    return script_path(args_class).stem
 
 
 def checked(

@@ -60,10 +60,10 @@ def require_vector_env(args: Any) -> None:
     except Exception as error:  # whatever an environment says to keywords that it does not know
         flags = f"{args.env_id} {args.env_kwargs}"
         raise BadInput("--env-id, --env-kwargs", flags, f"cannot be made ({first_line(error)})") from None
-    observations, actions, render_modes = env.observation_space, env.action_space, env.metadata.get("render_modes", [])
+    observations, actions = env.observation_space, env.action_space
     env.close()
-    if args.capture_video and "rgb_array" not in render_modes:
-        raise BadInput("--capture-video", "on", f"{args.env_id} has no picture (render mode rgb_array)")
+    if args.capture_video:
+        require_picture(args, "--capture-video")
     if not isinstance(actions, Discrete):
         raise BadInput("--env-id", args.env_id, f"must have a finite set of actions (Discrete), not {actions}")
     if actions.start != 0:
@@ -76,7 +76,9 @@ def require_vector_env(args: Any) -> None:
 
 def require_picture(args: Any, flag: str) -> None:
     """Raise `BadInput`, of a flag that shows the environment, unless it can be drawn."""
-    if "rgb_array" not in gym.make(args.env_id, **args.env_kwargs).metadata.get("render_modes", []):
+    env = gym.make(args.env_id, **args.env_kwargs)
+    env.close()
+    if "rgb_array" not in env.metadata.get("render_modes", []):
         raise BadInput(flag, "on", f"{args.env_id} has no picture (render mode rgb_array)")
 
 

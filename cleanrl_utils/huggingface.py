@@ -17,6 +17,7 @@ import tyro
 
 from cleanrl_utils import config, models
 from cleanrl_utils.config import BadInput, file_name, first_line, notice, output, read_run
+from cleanrl_utils.evals import Evaluation
 from cleanrl_utils.players import FQI_FILES
 from cleanrl_utils.tracking import event_files
 
@@ -25,8 +26,6 @@ LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo")
 OWN_FLAGS = ("hf_entity", "upload_model", "track", "wandb_entity", "wandb_project_name", "capture_video", "resume")
 OWN_FLAGS += ("resume_anyway", "config")
 """Flags that are nobody else's business, and not about the result."""
-
-
 LOCAL_PATH = re.compile(r"(?<![\w.:/+~-])(~?(/[\w.@-]+){2,}|[A-Za-z]:\\\\?[\w.-]+)")
 """An absolute path, of Unix or Windows; a URL, an environment's id or a repository's name is none."""
 
@@ -109,7 +108,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
     files = contents(folder, run, video)
     try:
         files["README.md"] = card(public(run), repository, set(files)).encode()
-    except (LookupError, TypeError, ZeroDivisionError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         raise BadInput("RUN_FOLDER", folder, "has a config.json that is damaged: no evaluations are in it") from None
     require_nothing_private(files)
     require_entity(entity)
@@ -203,9 +202,11 @@ def card(run: dict[str, Any], repository: str, files: set[str]) -> str:
     """
     from huggingface_hub import EvalResult, ModelCardData  # noqa: PLC0415
 
-    flags, scores = run["flags"], run["evaluations"]
+    flags, scores = run["flags"], {name: Evaluation(**score) for name, score in run["evaluations"].items()}
+    if not all(score.returns for score in scores.values()):
+        raise ValueError("an evaluation without games")
     env_id, script = flags["env_id"], run["script"] or flags["exp_name"]
-    mean, std = _mean_and_std(scores["agent" if "agent" in scores else [*scores][-1]]["returns"])
+    headline = scores["agent" if "agent" in scores else [*scores][-1]]
     data = ModelCardData(
         library_name="cleanrl",
         pipeline_tag="reinforcement-learning",
@@ -218,14 +219,11 @@ def card(run: dict[str, Any], repository: str, files: set[str]) -> str:
                 dataset_type=env_id,
                 metric_type="mean_reward",
                 metric_name="mean_reward",
-                metric_value=f"{mean:.2f} +/- {std:.2f}",
+                metric_value=f"{headline.mean:.2f} +/- {headline.std:.2f}",
             )
         ],
     )
-    rows = []
-    for name, score in scores.items():
-        mean, std = _mean_and_std(score["returns"])
-        rows.append(f"| {name} | {mean:.2f} +- {std:.2f} | {len(score['returns'])} | {score['capped']} |")
+    rows = [f"| {name} | {score} | {len(score.returns)} | {score.capped} |" for name, score in scores.items()]
     return f"""---
 {data.to_yaml()}
 ---
@@ -253,11 +251,6 @@ To watch it play:
 python -m cleanrl_utils.enjoy --exp-name {script} --env-id {env_id} --hf-repository {repository} --video game.mp4
 ```
 """
-
-
-def _mean_and_std(returns: list[float]) -> tuple[float, float]:
-    mean = sum(returns) / len(returns)
-    return mean, (sum((value - mean) ** 2 for value in returns) / len(returns)) ** 0.5
 
 
 def main(args: Args) -> None:

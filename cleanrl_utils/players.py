@@ -118,7 +118,7 @@ def _load(
     env_id: str | None,
     exp_name: str | None,
     weights: Weights,
-    revision: Any,
+    revision: str | None,
 ) -> Player:
     """The agent at a source, with the flags in its config.json, if it has one; what the caller gives wins over them."""
     flags = run["flags"] if run else {"env_id": "PongNoFrameskip-v4"}

@@ -32,7 +32,7 @@ from cleanrl_utils.config import (
     first_line,
     notice,
     replacing,
-    script_name,
+    script_path,
     sync_folder,
     write_json,
 )
@@ -273,6 +273,7 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
     Or go on in the folder of the run that `checkpoints` resumes. To be called when all input has been accepted. `protocol`
     is stored with the run: what its scores mean. Raises `WriteError` where there can be no folder.
     """
+    script = script_path(type(args))
     made_with = {"versions": versions(), "commit": commit(), "hardware": hardware()}
     if checkpoints is not None:
         checkpoints.require_same(protocol, **made_with)
@@ -289,19 +290,18 @@ def start_run(args: Any, protocol: dict[str, Any], checkpoints: Any = None) -> T
         while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
             now += 1
         folder = Path("runs") / f"{name}{now}"
-        config = {"status": "running", "script": script_name(type(args)), "flags": dataclasses.asdict(args)}
+        config = {"status": "running", "script": script.stem, "flags": dataclasses.asdict(args)}
         if checkpoints is not None:
             protocol = protocol | {"checkpoint_frequency": args.checkpoint_frequency}
-        command = [f"{script_name(type(args))}.py", *command_line(args)]
-        config |= {"protocol": protocol, "command": command} | made_with
+        config |= {"protocol": protocol, "command": [script.name, *command_line(args)]} | made_with
     sinks = []
     if args.track:  # before the folder is made, since it may refuse
         sinks.append(WeightsAndBiases(args, folder.name, config))
         config["wandb_run"] = sinks[0].run.id
     make_folder(folder, anew="resumed" not in config)
     write_json(folder / "config.json", config)
-    with replacing(folder / f"{script_name(type(args))}.py") as file:  # as it runs: the checkout goes on
-        file.write(Path(sys.modules[type(args).__module__].__file__ or "").read_bytes())
+    with replacing(folder / script.name) as file:  # as it runs: the checkout goes on
+        file.write(script.read_bytes())
     tracker = Tracker(folder, [TensorBoard(folder), *sinks], config, checkpoints)
     if checkpoints is not None:
         checkpoints.attach(tracker)

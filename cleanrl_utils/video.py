@@ -140,7 +140,8 @@ class Film:
                 kept = max(1, int(kept * min(0.8, 0.9 * GIF_BYTES / len(content))))
             stride = 2
         if kept * self.step < self.num_shown:
-            notice(f"{self.path}: a GIF of the first {kept * self.step / self.fps:.0f} seconds, to stay under 5 MB")
+            seconds = kept * self.step / self.fps
+            notice(f"{self.path}: a GIF of the first {seconds:.0f} seconds; it takes {GIF_SECONDS} at most, and 5 MB")
         with replacing(self.path) as file:
             file.write(content)
 

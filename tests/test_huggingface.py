@@ -219,6 +219,7 @@ def change(**changes) -> Callable[[Path], None]:
         (lambda folder: (folder / "dqn.cleanrl_model").write_bytes(b"PK no"), [], "dqn.cleanrl_model cannot be read"),
         (change(status="stopped"), [], "is not complete but stopped"),
         (change(evaluations={}), [], "no evaluations are in it"),
+        (change(evaluations={"agent": {"returns": [], "lengths": [], "capped": 0}}), [], "no evaluations are in it"),
         (change(flags={"exp_name": "a--b"}), [], "--exp-name a--b: makes no name of a repository"),
         (change(flags={"env_kwargs": {"file": "/mnt/me/m.xml"}}), [], "config.json: holds a local path (/mnt/me/m.xml)"),
         (change(command=["dqn.py", "--dataset=C:\\\\me\\\\x.npz"]), [], "holds a local path"),
