@@ -92,7 +92,9 @@ def _online(axis: Any, metrics: dict, scores: dict) -> None:
     if "eval/episodic_return" in metrics:
         axis.plot(*metrics["eval/episodic_return"], "o-", color=GREEN, label="evaluation")
     _goals(axis, scores)
-    axis.set(title="online: return", xlabel="environment steps", xlim=(0, None))
+    fitted = "charts/mean_target" in metrics  # by fqi.py, which counts iterations
+    title, steps = ("return", "iterations") if fitted else ("online: return", "environment steps")
+    axis.set(title=title, xlabel=steps, xlim=(0, None))
 
 
 def _goals(axis: Any, scores: dict) -> None:
