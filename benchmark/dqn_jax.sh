@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# DQN in JAX on classic control. From the repository's root; flags are of the sweep, FLAGS of every run:
+#   bash benchmark/dqn_jax.sh --workers 2
+#   FLAGS="--track --capture-video" bash benchmark/dqn_jax.sh --backend slurm --slurm-partition cpu
+set -euo pipefail
+python -m cleanrl_utils.benchmark --num-seeds 3 --env-ids CartPole-v1 Acrobot-v1 MountainCar-v0 \
+    --command "python cleanrl/dqn_jax.py --device cpu ${FLAGS:-}" "$@"
