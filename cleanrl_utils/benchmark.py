@@ -36,6 +36,8 @@ from cleanrl_utils import config
 from cleanrl_utils.config import BadInput, notice, output
 from cleanrl_utils.sweeps import LOGS, Job, Work, last_lines
 
+JOBS = LOGS / "jobs"
+"""Files of submitit's."""
 PLACEHOLDERS = ("env_id", "seed")
 TAIL = 12
 """Lines of a failed run's log to show."""
@@ -196,7 +198,7 @@ class Board:
     """The table of a sweep: live in a terminal, else a line for each change."""
 
     def __init__(self, rows: list[Row]) -> None:
-        self.rows, self.shown = rows, dict.fromkeys(range(len(rows)), "waiting")
+        self.rows, self.shown = rows, [row.state for row in rows]
         console = Console(stderr=True)
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -228,7 +230,8 @@ def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
     """Run on this machine, `workers` at a time. Interrupted, it has the runs write their checkpoints and waits for that."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     share, devices = max(1, len(cores) // args.workers), gpus()
-    executor = submitit.LocalExecutor(LOGS / "jobs")
+    JOBS.mkdir(parents=True, exist_ok=True)
+    executor = submitit.LocalExecutor(JOBS)
     executor.update_parameters(timeout_min=YEARS, stderr_to_stdout=True)
     free, waiting, going = [*range(args.workers)], [*rows], []
     try:
@@ -296,7 +299,8 @@ def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
         path = row.work.log.with_suffix(".slurm")
         if path.exists() and path.read_text(encoding="utf-8") in queue:
             row.job = path.read_text(encoding="utf-8")
-    executor = submitit.SlurmExecutor(LOGS / "jobs", max_num_timeout=REQUEUES)
+    JOBS.mkdir(parents=True, exist_ok=True)
+    executor = submitit.SlurmExecutor(JOBS, max_num_timeout=REQUEUES)
     executor.update_parameters(
         job_name="cleanrl",
         partition=args.slurm_partition,
@@ -363,7 +367,6 @@ def main(args: Args) -> None:
     if args.dry_run:
         return
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    (LOGS / "jobs").mkdir(parents=True, exist_ok=True)
     todo = [row for row in rows if row.state == "waiting"]
     if todo:
         with Board(rows) as board:

@@ -68,10 +68,15 @@ SCORES = {
 """Raw score of a random player and of a human, by the game's name in the ALE."""
 
 
-def human_normalised(env_id: str, score: float) -> float | None:
-    """(score - random) / (human - random): 0 is a random player, 1 a human; None where there are no such scores."""
+def of_game(env_id: str) -> tuple[float, float] | None:
+    """Score of a random player and of a human in an environment's game; None where they are not known."""
     import gymnasium as gym  # noqa: PLC0415 - for ids only
 
     spec = gym.registry.get(env_id)
-    scores = SCORES.get(spec.kwargs.get("game", "")) if spec is not None else None
+    return SCORES.get(spec.kwargs.get("game", "")) if spec is not None else None
+
+
+def human_normalised(env_id: str, score: float) -> float | None:
+    """(score - random) / (human - random): 0 is a random player, 1 a human; None where there are no such scores."""
+    scores = of_game(env_id)
     return None if scores is None else (score - scores[0]) / (scores[1] - scores[0])

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# DQN on Atari: 10M steps (40M frames) of each game and seed. From the repository's root; flags are of the sweep, FLAGS of
+# every run:
+#   bash benchmark/dqn_atari.sh --backend slurm --slurm-gpus-per-task 1 --slurm-cpus-per-task 4
+set -euo pipefail
+python -m cleanrl_utils.benchmark --num-seeds 3 \
+    --env-ids PongNoFrameskip-v4 BeamRiderNoFrameskip-v4 BreakoutNoFrameskip-v4 SpaceInvadersNoFrameskip-v4 \
+    --command "python cleanrl/dqn_atari.py --save-model --checkpoint-frequency 216000 ${FLAGS:-}" "$@"
