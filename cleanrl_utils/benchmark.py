@@ -315,7 +315,7 @@ def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
     env = {"OMP_NUM_THREADS": str(args.slurm_cpus_per_task)}
     new = [row for row in rows if row.job is None]
     try:
-        with executor.batch():
+        with executor.batch() if new else contextlib.nullcontext():  # one array
             jobs = [executor.submit(Job(row.work, Path.cwd(), env=env)) for row in new]
     except submitit.core.utils.FailedJobError as error:
         raise BadInput("--backend", "slurm", f"sbatch refuses: {str(error).strip().splitlines()[-1]}") from None

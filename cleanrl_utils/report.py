@@ -25,7 +25,7 @@ import numpy as np
 from cleanrl_utils import config, runs, scores
 from cleanrl_utils.config import BadInput, notice, output, replacing
 from cleanrl_utils.runs import Run
-from cleanrl_utils.tracking import make_folder
+from cleanrl_utils.tracking import make_folder, short
 
 EPISODES = 100
 """Training episodes that a score is the mean of, as the documents of CleanRL have it."""
@@ -310,16 +310,11 @@ def runs_table(groups: Groups) -> list[str]:
                 resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
                 lines.append(
                     f"| {name} | {one.run.get('seed')} | {one.final:.2f} | {one.steps[-1]:,} | {minutes:.1f}{resumed} "
-                    f"| `{short(made.get('commit'))}` | `python {shlex.join(made.get('command', []))}` |"
+                    f"| `{short(made.get('commit') or 'none')}` | `python {shlex.join(made.get('command', []))}` |"
                 )
     head = ["| group | seed | score | steps | minutes | commit | command |", "|---" * 7 + "|"]
     same = [f"- {len(names)} of these runs: {key}" for key, names in settings.items()]
     return [*head, *lines, "", *same]
-
-
-def short(commit: str | None) -> str:
-    """A commit as git shows it, with the mark of a checkout that differed from it."""
-    return f"{commit[:7]}{'+' * commit.endswith('+')}" if commit else "none"
 
 
 def page(args: Args, groups: Groups, pictures: dict[str, str]) -> str:
@@ -328,7 +323,14 @@ def page(args: Args, groups: Groups, pictures: dict[str, str]) -> str:
     values = (
         f"the mean of the last {window} training episodes" if args.metric == "charts/episodic_return" else "the last value"
     )
-    lines = [f"# {args.title}", "", "```bash", f"python -m cleanrl_utils.report {shlex.join(sys.argv[1:])}", "```", ""]
+    lines = [
+        f"# {args.title}",
+        "",
+        "```bash",
+        f"python -m cleanrl_utils.report {shlex.join(config.command_line(args))}",
+        "```",
+        "",
+    ]
     lines += [
         f"`{args.metric}`. A run's score is {values}; mean and standard deviation are over seeds. Intervals are of 95%, by"
     ]

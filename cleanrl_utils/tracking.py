@@ -21,7 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DataType
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cleanrl_utils.config import (
@@ -68,6 +71,8 @@ class TensorBoard:
         number = max([int(time.time()), *(int(path.name.split(".")[3]) + 1 for path in files)])  # TensorBoard reads by name
         self.path = folder / f"{EVENT_FILE}{number:010d}"
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if not files:
+            self._write(Event(wall_time=time.time(), summary=layout()))
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:
         """Write all metrics at `step`, to be seen at once. Raises `WriteError`."""
@@ -90,6 +95,42 @@ class TensorBoard:
         """Nothing is open, and the results are in config.json."""
 
 
+LAYOUT = {
+    "Returns": {
+        "teacher, offline and online": [
+            "charts/teacher/avg_episodic_return", "charts/offline/avg_episodic_return", "eval/episodic_return",
+        ],
+        "training": ["charts/episodic_return"],
+    },
+    "Learning": {
+        "TD loss, offline and online": ["charts/offline/q_loss", "losses/td_loss"],
+        "distillation loss, offline and online": ["charts/offline/distill_loss", "losses/distill_loss"],
+        "Q-values, offline and online": ["charts/offline/q_values", "losses/q_values"],
+        "distillation coefficient": ["charts/distill_coeff"],
+        "exploration": ["charts/epsilon"],
+    },
+    "Speed": {"steps per second": ["charts/SPS"]},
+}  # fmt: skip
+"""TensorBoard's page Custom Scalars, by category and chart: phases that have metrics of their own, side by side."""
+
+
+def layout() -> Summary:
+    """The layout of TensorBoard's page Custom Scalars, as an event file holds it."""
+    categories = [
+        layout_pb2.Category(
+            title=category,
+            chart=[
+                layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags]))
+                for title, tags in charts.items()
+            ],
+        )
+        for category, charts in LAYOUT.items()
+    ]
+    content = TensorProto(dtype=DataType.DT_STRING, string_val=[layout_pb2.Layout(category=categories).SerializeToString()])
+    about = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
+    return Summary(value=[Summary.Value(tag="custom_scalars__config__", tensor=content, metadata=about)])
+
+
 class WeightsAndBiases:
     """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account. Nothing that fails there stops a run."""
 
@@ -103,6 +144,9 @@ class WeightsAndBiases:
                 entity=args.wandb_entity,
                 name=run_name,
                 config=config,
+                group=os.environ.get("WANDB_RUN_GROUP") or f"{args.env_id}, {args.exp_name}",
+                job_type=os.environ.get("WANDB_JOB_TYPE") or config.get("script"),
+                tags=tags(config),
                 save_code=True,
                 id=config.get("wandb_run"),  # of a run that is resumed
                 resume="allow",
@@ -110,7 +154,8 @@ class WeightsAndBiases:
             )
         except wandb.errors.Error as error:
             raise BadInput("--track", "on", f"{first_line(error)}; `wandb login`, or WANDB_MODE=offline") from None
-        self.folder, self.teardown = Path(self.run.dir).parent, wandb.teardown
+        self.folder, self.teardown, self.video = Path(self.run.dir).parent, wandb.teardown, wandb.Video
+        self.films, self.sent = Path("videos") / run_name, set()
         # Each metric has its own step, since offline updates and online steps are different clocks.
         self.run.define_metric("*", step_metric="global_step")
         self.run.define_metric("charts/offline/*", step_metric="offline_step")
@@ -119,12 +164,21 @@ class WeightsAndBiases:
         """Log all metrics at `step` of their own clock."""
         clock = "offline_step" if next(iter(metrics)).startswith("charts/offline/") else "global_step"
         self._try(lambda: self.run.log({**metrics, clock: step}))
+        self._send_films()
+
+    def _send_films(self) -> None:
+        """Send the films that `--capture-video` has made since the last time, by the names of their files."""
+        for path in sorted(self.films.glob("*.mp4")):
+            if path not in self.sent:
+                self.sent.add(path)
+                self._try(lambda path=path: self.run.log({f"videos/{path.stem}": self.video(str(path), format="mp4")}))
 
     def flush(self) -> None:
         """W&B keeps what it has not sent yet in files of its own."""
 
     def close(self, results: dict[str, Any]) -> None:
         """Store the results in the run's summary and finish."""
+        self._send_films()
         self._try(lambda: self.run.summary.update(results))
         self._try(lambda: self.run.finish())
 
@@ -143,6 +197,18 @@ class WeightsAndBiases:
             with contextlib.suppress(Exception, SystemExit):  # else its exit hook tells of it again
                 self.teardown()
             logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)  # else debug.log grows with each line shown
+
+
+def tags(config: dict[str, Any]) -> list[str]:
+    """Tags of a run on Weights & Biases: those of WANDB_TAGS, its script, and its commit (`+`: with changes of its own)."""
+    named = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    commit = config.get("commit")
+    return [*named, *filter(None, [config.get("script"), commit and f"commit-{short(commit)}"])]
+
+
+def short(commit: str) -> str:
+    """A commit as git shows it, with the mark of a checkout that differed from it."""
+    return commit[:7] + "+" * commit.endswith("+")
 
 
 class Tracker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from tests.wandb_server import WandbServer
 TRAINING = """
 import types
 from cleanrl_utils.tracking import WeightsAndBiases
-sink = WeightsAndBiases(types.SimpleNamespace(wandb_project_name="p", wandb_entity=None), "name", {})
+args = types.SimpleNamespace(wandb_project_name="p", wandb_entity=None, env_id="e", exp_name="x")
+sink = WeightsAndBiases(args, "name", {})
 assert 0 < sink.run.settings.finish_timeout <= 15
 for step in range(30):
     sink.scalars({"loss": step / 2}, step)
@@ -84,3 +86,36 @@ def test_training_goes_on_when_the_clients_service_is_killed(tmp_path: Path) -> 
     errors, seconds = train(tmp_path, {9: kill}, WANDB_MODE="offline")
     assert errors.count("--track: ") == 1, errors
     assert seconds < 10
+
+
+TRACKED = """
+from pathlib import Path
+from cleanrl_utils.evals import Evaluation
+from cleanrl_utils.tracking import start_run
+from toy_training import Args
+with start_run(Args(track=True), {"threads": 1}) as tracker:
+    for step in (10, 20, 30):
+        tracker.scalars({"charts/episodic_return": step / 10}, step)
+    films = Path("videos", tracker.folder.name)
+    films.mkdir(parents=True)
+    (films / "step-30.mp4").write_bytes(b"film")
+    tracker.finish({"steps": 30}, {"agent": Evaluation([7.0], [1], 0)})
+"""
+
+
+def test_a_tracked_run_has_a_group_tags_configuration_films_and_its_scores(tmp_path: Path) -> None:
+    server = WandbServer()
+    env = environment(tmp_path, **server.env, WANDB_TAGS="mine")
+    env["PYTHONPATH"] += f":{Path(__file__).parent}"
+    subprocess.run([sys.executable, "-c", TRACKED], cwd=tmp_path, env=env, check=True, timeout=60)
+    ((run, said),) = server.started.items()
+    assert said["groupName"] == "CartPole-v1, toy"
+    assert said["jobType"] == "toy_training"
+    commit = tracking.short(tracking.commit())
+    assert set(said["tags"]) == {"mine", "toy_training", f"commit-{commit}"}
+    config = json.loads(said["config"])
+    assert config["flags"]["value"]["seed"] == 1
+    assert config["commit"]["value"] == tracking.commit()
+    assert server.summary[run]["score/agent"] == 7
+    films = [row["videos/step-30"] for row in server.rows[run] if "videos/step-30" in row]
+    assert [film["_type"] for film in films] == ["video-file"]

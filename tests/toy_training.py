@@ -23,6 +23,8 @@ class Args:
     seed: int = 1
     env_id: str = "CartPole-v1"
     track: bool = False
+    wandb_project_name: str = "toys"
+    wandb_entity: str | None = None
     config: str | None = None
     checkpoint_frequency: int = 10
     resume: str | None = None

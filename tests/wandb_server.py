@@ -10,7 +10,8 @@ KEY = "a" * 40
 
 
 class WandbServer:
-    """Runs in memory: `rows[id]` are the dicts logged, `summary[id]` the last summary, `finished` the ids that ended.
+    """Runs in memory: `rows[id]` are the dicts logged, `summary[id]` the last summary, `finished` the ids that ended,
+    `started[id]` what the client said of a run: its group, tags, configuration.
 
     `queries` holds the name of each GraphQL operation that was asked, in order.
     """
@@ -19,6 +20,7 @@ class WandbServer:
         self.rows: dict[str, list[dict]] = {}
         self.summary: dict[str, dict] = {}
         self.finished: set[str] = set()
+        self.started: dict[str, dict] = {}
         self.queries: list[str] = []
         self.port = 0
         self.start()
@@ -46,6 +48,7 @@ class WandbServer:
         if operation == "Viewer":
             return {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
         if operation == "UpsertBucket":
+            self.started[asked["name"]] = self.started.get(asked["name"], {}) | {k: v for k, v in asked.items() if v}
             project = {"id": "1", "name": asked["project"], "entity": {"id": "1", "name": "me"}}
             bucket = {"id": asked["name"], "name": asked["name"], "displayName": asked["displayName"], "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": asked["name"] not in self.rows}}
