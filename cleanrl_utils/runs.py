@@ -21,6 +21,8 @@ from cleanrl_utils.tracking import event_files
 
 Series = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of a metric: steps, seconds of the run (pauses between a stop and a resume are not counted), values."""
+MOST_ROWS = 10_000_000
+"""Of a run on Weights & Biases to ask for: with fewer it would thin them out."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def from_wandb(project: str) -> list[Run]:
                 notice(f"skipped: {found.name} was not made by these scripts")
                 continue
             points: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-            for row in found.scan_history():
+            for row in found.history(samples=MOST_ROWS, pandas=False):
                 for tag, value in row.items():
                     if isinstance(value, int | float) and not tag.startswith("_") and not tag.endswith("_step"):
                         clock = "offline_step" if tag.startswith("charts/offline/") else "global_step"

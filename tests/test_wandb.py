@@ -88,6 +88,19 @@ def test_training_goes_on_when_the_clients_service_is_killed(tmp_path: Path) -> 
     assert seconds < 10
 
 
+READ = """
+import json, pathlib
+from cleanrl_utils import runs
+(run,) = runs.from_wandb("me/toys")
+(folder,) = runs.from_folders(["runs"], "--runs")
+assert run.series.keys() >= {"charts/episodic_return"}
+for ours, theirs in zip(folder.series["charts/episodic_return"][::2], run.series["charts/episodic_return"][::2]):
+    assert (ours == theirs).all()
+assert run.name == pathlib.Path(folder.name).name
+assert run.config["flags"] == folder.config["flags"]
+assert [run.get(key) for key in ("status", "seed", "script")] == ["complete", 1, "toy_training"]
+assert run.get("commit") == folder.get("commit")
+"""
 TRACKED = """
 from pathlib import Path
 from cleanrl_utils.evals import Evaluation
@@ -119,3 +132,4 @@ def test_a_tracked_run_has_a_group_tags_configuration_films_and_its_scores(tmp_p
     assert server.summary[run]["score/agent"] == 7
     films = [row["videos/step-30"] for row in server.rows[run] if "videos/step-30" in row]
     assert [film["_type"] for film in films] == ["video-file"]
+    subprocess.run([sys.executable, "-c", READ], cwd=tmp_path, env=env, check=True, timeout=60)  # a report reads it back

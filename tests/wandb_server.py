@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "a" * 40
+VIEWER = {"viewer": {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}}
+
+
+def operation(query: str) -> str:
+    """The name of a query or mutation."""
+    return re.search(r"(?:query|mutation)\s+(\w+)", query)[1]
 
 
 class WandbServer:
@@ -46,7 +53,15 @@ class WandbServer:
         """The data that answers one query or mutation."""
         self.queries.append(operation)
         if operation == "Viewer":
-            return {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+            return VIEWER
+        if operation == "GetDefaultEntity":
+            return VIEWER
+        if operation == "Runs":
+            edges = [{"node": self.node(run), "cursor": run} for run in self.rows]
+            page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+            return {"project": {"internalId": "1", "runCount": len(edges), "readOnly": False, "runs": page}}
+        if operation == "RunFullHistory":
+            return {"project": {"run": {"history": [json.dumps(row) for row in self.rows[asked["name"]]]}}}
         if operation == "UpsertBucket":
             self.started[asked["name"]] = self.started.get(asked["name"], {}) | {k: v for k, v in asked.items() if v}
             project = {"id": "1", "name": asked["project"], "entity": {"id": "1", "name": "me"}}
@@ -56,6 +71,26 @@ class WandbServer:
             files = [{"name": name, "uploadUrl": f"{self.env['WANDB_BASE_URL']}/upload"} for name in asked["files"]]
             return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
         return {"model": None, "entity": None, "serverInfo": {"features": []}}  # no run to resume, nothing optional
+
+    def node(self, run: str) -> dict:
+        """A run as the client's queries see it."""
+        said, nothing = self.started[run], dict.fromkeys(("sweepName", "commit", "description", "notes"))
+        about = {"id": run, "name": run, "projectId": "1", "internalId": "1", "tags": said.get("tags", [])}
+        about |= {"displayName": said["displayName"], "group": said.get("groupName"), "jobType": said.get("jobType")}
+        about |= {"config": said["config"], "summaryMetrics": json.dumps(self.summary.get(run, {})), "systemMetrics": "{}"}
+        times = dict.fromkeys(("createdAt", "heartbeatAt"), "2026-01-01T00:00:00")
+        state = "finished" if run in self.finished else "running"
+        return (
+            nothing
+            | about
+            | times
+            | {
+                "state": state,
+                "user": {"name": "me", "username": "me"},
+                "readOnly": False,
+                "historyLineCount": len(self.rows[run]),
+            }
+        )
 
     def stream(self, run: str, sent: dict) -> None:
         """Remember what the file stream of a run brings."""
@@ -76,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         body, answer = self.rfile.read(int(self.headers.get("Content-Length", 0))), {}
         if self.path == "/graphql":
             asked = json.loads(body)
-            answer = {"data": self.server.memory.graphql(asked["operationName"], asked.get("variables", {}))}
+            answer = {"data": self.server.memory.graphql(operation(asked["query"]), asked.get("variables", {}))}
         elif self.path.endswith("/file_stream"):  # /files/{entity}/{project}/{run}/file_stream
             self.server.memory.stream(self.path.split("/")[4], json.loads(body))
         content = json.dumps(answer).encode()
