@@ -1,6 +1,7 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
 # make quickstart-jax   the same by the JAX twin
 # make test         every test
+# make system-deps  what the tests of sweeps on a cluster need: Slurm, from Debian's packages (else they skip)
 # make twin-diff    how much the scripts of the two frameworks have in common
 # make check        lint, lock file, docs: what CI runs after the tests
 
@@ -8,7 +9,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
 
-.PHONY: quickstart quickstart-jax test check twin-diff docs lock clean
+.PHONY: quickstart quickstart-jax system-deps test check twin-diff docs lock clean
 
 quickstart: .venv/run
 	.venv/bin/python cleanrl/qdagger_dqn_atari_impalacnn.py --config benchmark/configs/quickstart.yaml $(FLAGS)
@@ -17,6 +18,12 @@ quickstart: .venv/run
 quickstart-jax: .venv/run-jax
 	.venv/bin/python cleanrl/qdagger_dqn_atari_jax_impalacnn.py --config benchmark/configs/quickstart.yaml $(FLAGS)
 	.venv/bin/python -m cleanrl_utils.curves
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+system-deps:
+	$(SUDO) apt-get update --quiet --quiet
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --no-install-recommends --yes \
+		slurmctld slurmd slurm-client munge
 
 # Two processes of one thread each: on two cores 7 minutes, where one process of two threads takes 11.
 test: .venv/dev

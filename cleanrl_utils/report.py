@@ -41,6 +41,8 @@ class Source:
     """runs of this ENTITY/PROJECT on Weights & Biases in their place"""
     select: tuple[str, ...] = ()
     """only runs for which key=value holds: a flag, or script, commit, folder; as exp_name=dqn"""
+    env_ids: tuple[str, ...] = ()
+    """only these environments; default: all"""
     unfinished: bool = False
     """runs that have not come to their end too"""
     metric: str = "charts/episodic_return"
@@ -106,6 +108,9 @@ def load(source: Source) -> list[Run]:
         config.require_positive(source, "window")
     found = runs.from_wandb(source.wandb) if source.wandb is not None else runs.from_folders(source.runs, "--runs")
     found = runs.select(found, source.select, "--select")
+    for env_id in source.env_ids:
+        runs.select(found, [f"env_id={env_id}"], "--env-ids")  # refuses what no run has
+    found = [run for run in found if not source.env_ids or run.get("env_id") in source.env_ids]
     if not source.unfinished:
         for run in found:
             if run.get("status") != "complete":
@@ -213,7 +218,8 @@ def normalised(groups: Groups, kind: str) -> dict[str, list[np.ndarray]]:
 
 def plus_minus(values: Sequence[float], digits: int = 2) -> str:
     """Mean and standard deviation (of the population, as everywhere here)."""
-    return f"{np.mean(values):.{digits}f} +- {np.std(values):.{digits}f}" if len(values) > 1 else f"{values[0]:.{digits}f}"
+    mean, deviation = f"{np.mean(values):,.{digits}f}", f"{np.std(values):,.{digits}f}"
+    return f"{mean} +- {deviation}" if len(values) > 1 else mean
 
 
 def between(bounds: np.ndarray, digits: int = 2) -> str:
@@ -298,7 +304,7 @@ def runs_table(groups: Groups) -> list[str]:
     """What made each run: command, commit, seed, time, hardware, versions."""
     lines = []
     settings: dict[str, list[str]] = defaultdict(list)
-    for by_name in groups.values():
+    for env_id, by_name in groups.items():
         for name, curves in by_name.items():
             for one in curves:
                 made = one.run.config
@@ -308,11 +314,10 @@ def runs_table(groups: Groups) -> list[str]:
                 settings[key].append(Path(one.run.name).name)
                 minutes = made.get("wall_time", one.seconds[-1]) / 60
                 resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
-                lines.append(
-                    f"| {name} | {one.run.get('seed')} | {one.final:.2f} | {one.steps[-1]:,} | {minutes:.1f}{resumed} "
-                    f"| `{short(made.get('commit') or 'none')}` | `python {shlex.join(made.get('command', []))}` |"
-                )
-    head = ["| group | seed | score | steps | minutes | commit | command |", "|---" * 7 + "|"]
+                done = f"{one.final:.2f} | {one.steps[-1]:,} | {minutes:.1f}{resumed}"
+                origin = f"`{short(made.get('commit') or 'none')}` | `python {shlex.join(made.get('command', []))}`"
+                lines.append(f"| {env_id} | {name} | {one.run.get('seed')} | {done} | {origin} |")
+    head = ["| environment | group | seed | score | steps | minutes | commit | command |", "|---" * 8 + "|"]
     same = [f"- {len(names)} of these runs: {key}" for key, names in settings.items()]
     return [*head, *lines, "", *same]
 

@@ -12,6 +12,7 @@ from cleanrl_utils import statistics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 
 if TYPE_CHECKING:
     from cleanrl_utils.report import Curve, Groups
@@ -41,15 +42,24 @@ def curves(groups: Groups, path: Path, metric: str) -> str:
             teachers = [one.run.score("teacher") for group in by_name.values() for one in group]
             if known := [score for score in teachers if score is not None]:
                 axis.axhline(np.mean(known), color="#666666", linestyle=(0, (1, 1)), linewidth=1, label="teacher")
-            unit = {"steps": "environment steps", "minutes": "minutes of training"}
-            axis.set_xlabel(unit.get(clock, "environment steps, those the teacher collected included"))
+            axis.set_xlabel(unit(clock, by_name))
             axis.set_ylabel(LABELS.get(metric, metric))
             axis.set_title(env_id if row == 0 else "")
             axis.grid(alpha=0.3)
             axis.set_xlim(0, None)
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
     handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
     return save(figure, path)
+
+
+def unit(clock: str, by_name: dict[str, list[Curve]]) -> str:
+    """What an x-axis counts."""
+    if clock == "minutes":
+        return "minutes of training"
+    if all(one.run.get("script") == "fqi" for group in by_name.values() for one in group):
+        return "iterations"
+    return "environment steps" + ", those the teacher collected included" * (clock != "steps")
 
 
 def taught(one: Curve) -> int:
