@@ -8,17 +8,29 @@ for name in "${@:-classic-control fqi flappybird qdagger-vs-dqn}"; do
     for one in $name; do
         case $one in
             classic-control) # dqn.sh, dqn_jax.sh
-                report $one --title "DQN on classic control, measured" --select total_timesteps=500000 \
+                report $one --title "DQN on classic control, measured" \
+                    --note "\`dqn.py\` and its twin in JAX with their defaults, which are CleanRL's. Runs were made two at a time beside
+other work, and some were paused for minutes, so their times say little. Beside CleanRL's numbers: [vectors](../vectors.md)." \
+                    --select total_timesteps=500000 \
                     --env-ids CartPole-v1 Acrobot-v1 MountainCar-v0 \
                     --thresholds '{"CartPole-v1": 475, "Acrobot-v1": -100, "MountainCar-v0": -195}' ;;
             fqi) # fqi.sh
                 report $one --title "Fitted Q-Iteration on CartPole, measured" --select script=fqi \
+                    --note "30 nearest neighbours on 50,000 transitions of the random policy; evaluations of 10 greedy episodes, which stand
+over iterations. More regressors: [vectors](../vectors.md)." \
                     --metric eval/episodic_return ;;
             flappybird) # flappybird.sh
-                report $one --title "DQN on FlappyBird, measured" --env-ids flappy_bird_gymnasium:FlappyBird-v0 \
+                report $one --title "DQN on FlappyBird, measured" \
+                    --note "Evaluations of 5 greedy episodes, each cut at 100 pipes, a return of about 469. They swing: judge the best
+checkpoint, as [vectors](../vectors.md) does." \
+                    --env-ids flappy_bird_gymnasium:FlappyBird-v0 \
                     --metric eval/episodic_return ;;
             qdagger-vs-dqn) # qdagger_vs_dqn.sh
-                report $one --title "QDagger beside DQN from scratch, measured" --metric eval/episodic_return \
+                report $one --title "QDagger beside DQN from scratch, measured" \
+                    --note "Pong with 50,000 steps for each: DQN from scratch plays them all; of the student's, the teacher in the box plays the
+first 20,000, then come 8,000 offline updates, then 30,000 steps of its own. Network (Nature CNN), replay, optimiser, learning rate
+and updates per step are the same. Evaluations of 5 games." \
+                    --metric eval/episodic_return \
                     --select train_frequency=8 env_id=PongNoFrameskip-v4 --thresholds '{"PongNoFrameskip-v4": 0}' ;;
             *) echo "error: there is no report $one" >&2; exit 2 ;;
         esac

@@ -9,6 +9,7 @@ Needs the extra `plots`.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -59,6 +60,8 @@ class Args(Source):
     """folder to write to"""
     title: str = "Report"
     """title of the page"""
+    note: str = ""
+    """what a reader should know first: a paragraph under the title"""
     group_by: tuple[str, ...] = ("exp_name",)
     """what makes runs one group: flags, or script, commit, folder"""
     thresholds: config.Json = field(default_factory=dict)
@@ -128,9 +131,14 @@ def load(source: Source) -> list[Run]:
     return having
 
 
+def width(source: Source) -> int:
+    """Values that a point of a curve is the mean of."""
+    return source.window or (EPISODES if source.metric == "charts/episodic_return" else 1)
+
+
 def curve(run: Run, source: Source) -> Curve:
     """A run's curve of the metric."""
-    window = source.window or (EPISODES if source.metric == "charts/episodic_return" else 1)
+    window = width(source)
     steps, seconds, values = run.series[source.metric]
     return Curve(run, steps, seconds, statistics().trailing_mean(values, window), window)
 
@@ -322,51 +330,52 @@ def runs_table(groups: Groups) -> list[str]:
     return [*head, *lines, "", *same]
 
 
+PAGE = """# {title}
+{note}
+```bash
+python -m cleanrl_utils.report {command}
+```
+
+`{metric}`. A run's score is {score}; mean and standard deviation are over seeds. Intervals are of 95%, by {resamples:,}
+resamples of the runs of each environment.
+
+## Scores
+
+{scores}
+
+## Curves
+
+![Curves by environment]({picture})
+
+Mean of the runs and the 95% interval of that mean; a curve ends with its shortest run. Time is that of each run by itself,
+whatever else the machine was doing.
+"""
+
+
 def page(args: Args, groups: Groups, pictures: dict[str, str]) -> str:
     """The report as markdown."""
-    window = args.window or EPISODES
-    values = (
-        f"the mean of the last {window} training episodes" if args.metric == "charts/episodic_return" else "the last value"
+    window = width(args)
+    text = PAGE.format(
+        title=args.title,
+        note=f"\n{args.note}\n" if args.note else "",
+        command=shlex.join(config.command_line(dataclasses.replace(args, note=""))),
+        metric=args.metric,
+        score=f"the mean of its last {window} values" if window > 1 else "its last value",
+        resamples=statistics().RESAMPLES,
+        scores="\n".join(scores_table(groups)),
+        picture=pictures["curves"],
     )
-    lines = [
-        f"# {args.title}",
-        "",
-        "```bash",
-        f"python -m cleanrl_utils.report {shlex.join(config.command_line(args))}",
-        "```",
-        "",
-    ]
-    lines += [
-        f"`{args.metric}`. A run's score is {values}; mean and standard deviation are over seeds. Intervals are of 95%, by"
-    ]
-    lines += [
-        f"{statistics().RESAMPLES:,} resamples of the runs of each environment.",
-        "",
-        "## Scores",
-        "",
-        *scores_table(groups),
-    ]
-    lines += ["", "## Curves", "", f"![Curves by environment]({pictures['curves']})", ""]
-    lines += [
-        "Mean of the runs and the 95% interval of that mean; a curve ends with its shortest run. Time is that of each run by"
-    ]
-    lines += ["itself, whatever else the machine was doing."]
-    if args.thresholds:
-        lines += ["", "## Steps and time to a return", "", *threshold_table(groups, args.thresholds)]
+    parts = [("Steps and time to a return", threshold_table(groups, args.thresholds))] if args.thresholds else []
     for kind in ("human", "teacher"):
         if kind in pictures:
-            lines += ["", f"## Over all environments, {kind}-normalised", "", *aggregate_table(normalised(groups, kind))]
-            lines += ["", f"![Performance profiles, {kind}-normalised]({pictures[kind]})"]
+            picture = f"![Performance profiles, {kind}-normalised]({pictures[kind]})"
+            table = aggregate_table(normalised(groups, kind))
+            parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
     if pairs := improvement_table(groups):
-        lines += [
-            "",
-            "## Comparisons",
-            "",
-            *pairs,
-            "",
-            "p is of a permutation test; a verdict needs the interval and p below 0.05.",
-        ]
-    return "\n".join([*lines, "", "## Runs", "", *runs_table(groups), ""])
+        note = "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05."
+        parts.append(("Comparisons", [*pairs, "", note]))
+    parts.append(("Runs", runs_table(groups)))
+    return text + "".join(f"\n## {title}\n\n{chr(10).join(lines)}\n" for title, lines in parts)
 
 
 def table_of_scores(groups: Groups) -> str:
