@@ -56,6 +56,7 @@ docs: .venv/dev
 
 .venv/dev: .venv/run
 	$(PIP) --editable '.[atari,jax,fqi,flappy,plots,video,docs,dev]'
+	$(PIP) rliable 'pandas<3'  # tests compare statistics with it; no extra, since Poetry takes very long to lock what it needs
 	touch $@
 
 # Poetry has many dependencies and checks one file, so it has an environment of its own.

@@ -97,12 +97,15 @@ def plan(args: Args) -> list[Work]:
         words = shlex.split(args.command)
     except ValueError as error:
         raise BadInput("--command", repr(args.command), f"cannot be split into words ({error})") from None
-    unknown = set(re.findall(r"\{(\w+)\}", args.command)) - set(PLACEHOLDERS)
+    if args.slurm_signal_delay >= args.slurm_time * 60:
+        allowed = f"must be below --slurm-time, {args.slurm_time} minutes, or no run would get anywhere"
+        raise BadInput("--slurm-signal-delay", args.slurm_signal_delay, allowed)
+    unknown = set(re.findall(r"\{([\w-]+)\}", args.command)) - set(PLACEHOLDERS)
     if unknown:
         raise BadInput("--command", args.command, f"has {{{min(unknown)}}}; there are {{env_id}} and {{seed}}")
     launcher, words = split(words)
     for name in ("--env-id", "--seed", "--resume"):
-        if any(word.split("=")[0] == name for word in words):
+        if any(word.split("=")[0].replace("_", "-") == name for word in words):
             raise BadInput("--command", args.command, f"holds {name}, which is the sweep's")
     script = load(Path(launcher[-1]))
     defaults = as_json(script.Args())
@@ -115,8 +118,6 @@ def plan(args: Args) -> list[Work]:
             if hasattr(script, "check"):
                 script.check(flags)
             works.append(Work(tuple(launcher), tuple(filled), as_json(flags), defaults))
-    if len({work.log for work in works}) < len(works):
-        raise BadInput("--command", args.command, "gives two runs the same flags")
     return works
 
 
@@ -126,7 +127,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     if place == 0:
         raise BadInput("--command", repr(" ".join(words)), 'must be as "python cleanrl/dqn.py --flags"')
     launcher = words[: place + 1]
-    if len(launcher) == 2 and launcher[0] in PYTHON:
+    if launcher[0] in PYTHON:
         launcher[0] = sys.executable
     elif shutil.which(launcher[0]) is None:
         raise BadInput("--command", launcher[0], "is no program here")
@@ -143,7 +144,7 @@ def load(path: Path) -> ModuleType:
     sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
-    except ImportError as error:
+    except Exception as error:  # what a user's file may raise, not only what it cannot import
         raise BadInput("--command", path, f"cannot be loaded here ({config.first_line(error)})") from None
     if not {"env_id", "exp_name", "seed"} <= vars(getattr(module, "Args", object)).keys():
         raise BadInput("--command", path, "is no training script: it has no Args with exp_name, env_id and seed")
@@ -172,11 +173,10 @@ class Row:
         """Environment and seed."""
         return f"{self.work.flags['env_id']} seed {self.work.flags['seed']}"
 
-    def finish(self) -> None:
+    def finish(self, otherwise: str = "failed") -> None:
         """Take the state from the run folder, now that the process has ended."""
         found = self.work.run()
-        status = found[1].get("status") if found else None
-        self.state = status if status in ("complete", "stopped") else "failed"
+        self.state = "complete" if found is not None and found[1].get("status") == "complete" else otherwise
 
     def progress(self) -> tuple[str, str, str]:
         """Steps done, their rate and the last return, as far as the run has logged them."""
@@ -200,7 +200,7 @@ class Board:
     def __init__(self, rows: list[Row]) -> None:
         self.rows, self.shown = rows, [row.state for row in rows]
         console = Console(stderr=True)
-        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self.live = Live(console=console, auto_refresh=False, vertical_overflow="visible") if console.is_terminal else None
 
     def __enter__(self) -> Board:
         if self.live:
@@ -239,7 +239,7 @@ def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
             while free and waiting:
                 row = waiting.pop(0)
                 row.slot, row.state = free.pop(0), "running"
-                env = {"OMP_NUM_THREADS": str(share)}
+                env = {"OMP_NUM_THREADS": str(share), "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
                 if devices:
                     env["CUDA_VISIBLE_DEVICES"] = devices[row.slot % len(devices)]
                     if args.workers > len(devices):
@@ -256,13 +256,18 @@ def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
             time.sleep(POLL if going else 0)
     finally:
         for row in going:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(row.job.job_id), signal.SIGTERM)
-        with ctrl_c_ignored():
-            for row in going:
-                while not row.job.done():
-                    time.sleep(POLL)
-                row.finish()
+            tell(row)
+        for row in going:
+            while not row.job.done():
+                time.sleep(POLL)
+                tell(row)  # again: a process that has just begun may not have heard
+            row.finish("stopped")
+
+
+def tell(row: Row) -> None:
+    """Ask a run on this machine to write its checkpoint and end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(row.job.job_id), signal.SIGTERM)
 
 
 def gpus() -> list[str]:
@@ -306,10 +311,11 @@ def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
         partition=args.slurm_partition,
         time=args.slurm_time,
         cpus_per_task=args.slurm_cpus_per_task,
-        gpus_per_task=args.slurm_gpus_per_task or None,
+        gpus_per_node=args.slurm_gpus_per_task or None,  # a run is one task on one node
         array_parallelism=args.slurm_array_parallelism,
         signal_delay_s=args.slurm_signal_delay,
         stderr_to_stdout=True,
+        srun_args=[f"--cpus-per-task={args.slurm_cpus_per_task}"],  # since 22.05 it does not take sbatch's
         additional_parameters={"requeue": True} | args.slurm_parameters,
     )
     env = {"OMP_NUM_THREADS": str(args.slurm_cpus_per_task)}
@@ -345,8 +351,8 @@ def queued() -> dict[str, str] | None:
 def report(rows: list[Row]) -> int:
     """Say how the sweep ended, with the ends of the logs of failed runs; returns the exit status."""
     for row in rows:
-        if row.state == "failed":
-            notice(f"\n{row.name} failed; the end of {row.work.log}:")
+        if not row.state.startswith("complete"):
+            notice(f"\n{row.name} {row.state}; the end of {row.work.log}:")
             for line in last_lines(row.work.log, TAIL):
                 notice(f"    {line}")
     states = [row.state.split(" (")[0] for row in rows]
@@ -371,7 +377,7 @@ def main(args: Args) -> None:
     if todo:
         with Board(rows) as board:
             (by_slurm if args.backend == "slurm" else by_workers)(args, todo, board.show)
-    if args.wait and report(rows):
+    if (args.wait or args.backend == "local") and report(rows):
         sys.exit(1)
 
 

@@ -91,7 +91,7 @@ class Curve:
 
     def first_reached(self, threshold: float) -> tuple[float, float]:
         """Steps and minutes when a mean of a full window first was at the threshold; NaN where it never was."""
-        full = slice(min(self.window, len(self.values)) - 1, None)
+        full = slice(self.window - 1, None)
         reached = np.flatnonzero(self.values[full] >= threshold)
         return (self.steps[full][reached[0]], self.seconds[full][reached[0]] / 60) if len(reached) else (np.nan, np.nan)
 
@@ -120,13 +120,14 @@ def load(source: Source) -> list[Run]:
                 notice(f"left out: {run.name} is {run.get('status')}, not complete; --unfinished takes it in")
         found = [run for run in found if run.get("status") == "complete"]
     if not found:
-        raise BadInput("--runs", " ".join(source.runs), "holds no complete run of these")
+        where = ("--runs", " ".join(source.runs)) if source.wandb is None else ("--wandb", source.wandb)
+        raise BadInput(*where, "holds no complete run of these")
     having = [run for run in found if source.metric in run.series]
     if not having:
         there = ", ".join(sorted({tag for run in found for tag in run.series}))
         raise BadInput("--metric", source.metric, f"is in none of {len(found)} runs; there are {there}")
     for run in found:
-        if run not in having:
+        if source.metric not in run.series:
             notice(f"left out: {run.name} has no {source.metric}")
     return having
 
@@ -165,26 +166,30 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
         for name, curves in by_name.items():
             where = f"{env_id}, {name}"
             ends = sorted({int(one.steps[-1]) for one in curves})
-            lengths = {one.run.config["flags"].get("total_timesteps") for one in curves}
             if len(curves) == 1:
                 notice(f"{where}: one seed only, so there is no interval: one run says nothing of the spread of runs")
-            if len(lengths) > 1:
+            if len({one.run.config["flags"].get("total_timesteps") for one in curves}) > 1:
                 notice(
                     f"{where}: runs of unequal length, {ends[0]:,} to {ends[-1]:,} steps; the curve ends with the shortest"
                 )
             if mixed := differing(curves):
                 notice(f"{where}: runs of several settings in one group ({', '.join(mixed)}); --group-by tells them apart")
+            if short_ones := sum(len(one.values) < one.window for one in curves):
+                notice(
+                    f"{where}: {short_ones} of {len(curves)} runs have fewer than {width(source)} values to take the mean of"
+                )
             if len({one.run.get("seed") for one in curves}) < len(curves):
                 notice(f"{where}: a seed stands there more than once")
     return {env_id: dict(sorted(by_name.items())) for env_id, by_name in sorted(groups.items())}
 
 
 def differing(curves: list[Curve]) -> list[str]:
-    """Flags that decide what is learned, and are not the same in all runs."""
+    """Flags, or the script, that decide what is learned and are not the same in all runs."""
     ignored = {"seed", "config", "resume", "resume_anyway", "track", "save_model", "capture_video", "upload_model"}
-    flags = [one.run.config["flags"] for one in curves]
-    names = set().union(*flags) - ignored - {"exp_name", "wandb_project_name", "wandb_entity", "hf_entity"}
-    return sorted(name for name in names if len({json.dumps(of.get(name)) for of in flags}) > 1)
+    ignored |= {"wandb_project_name", "wandb_entity", "hf_entity"}
+    settings = [one.run.config["flags"] | {"script": one.run.config.get("script")} for one in curves]
+    names = set().union(*settings) - ignored
+    return sorted(name for name in names if len({json.dumps(of.get(name)) for of in settings}) > 1)
 
 
 # --- Scores ---
@@ -213,14 +218,18 @@ def references(groups: Groups, kind: str) -> dict[str, tuple[float, float]]:
 
 
 def normalised(groups: Groups, kind: str) -> dict[str, list[np.ndarray]]:
-    """Scores by group, an array per environment: (score - random) / (reference - random); {} where one is not known."""
-    known = references(groups, kind)
-    names = sorted(set().union(*groups.values()))
-    if known.keys() != groups.keys() or any(name not in by for by in groups.values() for name in names):
-        return {}
+    """Scores by group, an array per environment that all groups have and whose reference is known; {} where there is none.
+
+    (score - random) / (reference - random).
+    """
+    known, names = references(groups, kind), sorted(set().union(*groups.values()))
+    common = [env for env, by_name in groups.items() if env in known and by_name.keys() == set(names)]
+    if left_out := known.keys() - set(common):
+        notice(f"{kind}-normalised, over all environments: without {', '.join(sorted(left_out))}, which not all groups have")
     return {
-        name: [(values - known[env][0]) / (known[env][1] - known[env][0]) for env, values in finals(groups, name).items()]
+        name: [(finals(groups, name)[env] - known[env][0]) / (known[env][1] - known[env][0]) for env in common]
         for name in names
+        if common
     }
 
 
@@ -261,42 +270,44 @@ def aggregate_table(by_name: dict[str, list[np.ndarray]]) -> list[str]:
     for name, values in by_name.items():
         known = min(map(len, values)) > 1
         iqm = between(statistics().iqm_interval(values), 3) if known else "one seed"
-        mean = between(statistics().mean_interval(values), 3) if known else "one seed"
-        pooled = np.concatenate(values)
-        lines.append(f"| {name} | {len(pooled)} | {statistics().iqm(values):.3f} | {iqm} | {pooled.mean():.3f} | {mean} |")
+        bounds = between(statistics().mean_interval(values), 3) if known else "one seed"
+        runs, mean = sum(map(len, values)), statistics().task_mean(*values)
+        lines.append(f"| {name} | {runs} | {statistics().iqm(values):.3f} | {iqm} | {mean:.3f} | {bounds} |")
     return lines
 
 
 def improvement_table(groups: Groups) -> list[str]:
     """The probability of improvement of each pair of groups, over the environments that both have."""
-    names = sorted(set().union(*groups.values()))
     lines = ["| A | B | environments | probability that A is ahead | 95% interval | p | verdict |", "|---" * 7 + "|"]
-    for a, b in itertools.combinations(names, 2):
-        lines += [f"| {a} | {b} |{cells}" for cells in [compared(finals(groups, a), finals(groups, b))] if cells]
+    for a, b in itertools.combinations(sorted(set().union(*groups.values())), 2):
+        both, result = compared(finals(groups, a), finals(groups, b))
+        if result is not None:
+            cells = f"{result.improvement:.2f} | {between(result.bounds)} | {result.p:.3f} | {result.verdict}"
+            lines.append(f"| {a} | {b} | {len(both)} | {cells} |")
     return lines if len(lines) > 2 else []
 
 
-def compared(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> str:
-    """Cells of a comparison; empty where A and B have no environment in common, or one run of one."""
+def compared(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[list[str], Any]:
+    """The environments that A and B have in common, and how they compare there; None if one of them has one run."""
     both = [env for env in a if env in b]
     left, right = [a[env] for env in both], [b[env] for env in both]
-    if not both or min(map(len, left + right)) < 2:
-        return ""
-    tests = statistics()
-    bounds, p = tests.improvement_interval(left, right), tests.permutation_p(left, right)
-    return (
-        f" {len(both)} | {tests.improvement(left, right):.2f} | {between(bounds)} | {p:.3f} | {tests.verdict(left, right)} |"
-    )
+    return both, statistics().compare(left, right) if both and min(map(len, left + right)) > 1 else None
+
+
+def check_thresholds(found: list[Run], thresholds: dict[str, Any]) -> None:
+    """Raise `BadInput` unless each is a number, of an environment of the runs."""
+    there = sorted({run.get("env_id") for run in found})
+    for env_id, threshold in thresholds.items():
+        if env_id not in there:
+            raise BadInput("--thresholds", env_id, f"is not among the environments: {', '.join(there)}")
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            raise BadInput("--thresholds", f"{env_id}: {threshold}", "must be a number")
 
 
 def threshold_table(groups: Groups, thresholds: dict[str, Any]) -> list[str]:
     """When runs first came to a return: steps and minutes of those that did."""
     lines = ["| environment | return | group | runs that reached it | steps | minutes |", "|---" * 6 + "|"]
     for env_id, threshold in thresholds.items():
-        if env_id not in groups:
-            raise BadInput("--thresholds", env_id, f"is not among the environments: {', '.join(groups)}")
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-            raise BadInput("--thresholds", f"{env_id}: {threshold}", "must be a number")
         for name, curves in groups[env_id].items():
             firsts = [one.first_reached(threshold) for one in curves]
             steps, minutes = ([x for x in column if not np.isnan(x)] for column in zip(*firsts, strict=True))
@@ -316,7 +327,8 @@ def runs_table(groups: Groups) -> list[str]:
         for name, curves in by_name.items():
             for one in curves:
                 made = one.run.config
-                about = {"hardware": made.get("hardware"), **{k: made["protocol"].get(k) for k in ("device", "threads")}}
+                protocol = made.get("protocol", {})
+                about = {"hardware": made.get("hardware"), **{k: protocol.get(k) for k in ("device", "threads")}}
                 about |= made.get("versions", {})
                 key = ", ".join(f"{k} {v}" for k, v in about.items() if v is not None)
                 settings[key].append(Path(one.run.name).name)
@@ -372,7 +384,10 @@ def page(args: Args, groups: Groups, pictures: dict[str, str]) -> str:
             table = aggregate_table(normalised(groups, kind))
             parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
     if pairs := improvement_table(groups):
-        note = "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05."
+        note = (
+            "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05. Of many pairs "
+        )
+        note += "some come below that by chance: nothing is corrected for their number."
         parts.append(("Comparisons", [*pairs, "", note]))
     parts.append(("Runs", runs_table(groups)))
     return text + "".join(f"\n## {title}\n\n{chr(10).join(lines)}\n" for title, lines in parts)
@@ -387,20 +402,24 @@ def table_of_scores(groups: Groups) -> str:
         for name, curves in by_name.items():
             for one in curves:
                 end = [one.final, int(one.steps[-1]), round(float(one.seconds[-1]), 1)]
-                rows.writerow([env_id, name, one.run.get("seed"), *end, one.run.get("commit"), Path(one.run.name).name])
+                rows.writerow(
+                    [env_id, name, one.run.get("seed"), *end, one.run.config.get("commit"), Path(one.run.name).name]
+                )
     return text.getvalue()
 
 
 def main(args: Args) -> Path:
     """Write the report; returns its folder. Raises `BadInput` before anything is written."""
-    groups = grouped(load(args), args, args.group_by)
-    statistics()
-    threshold_table(groups, args.thresholds)  # refuses what is none
-    from cleanrl_utils import report_plots  # noqa: PLC0415 - needs an extra
-
+    found = load(args)
+    check_thresholds(found, args.thresholds)
+    groups = grouped(found, args, args.group_by)
+    try:
+        from cleanrl_utils import report_plots  # noqa: PLC0415 - needs an extra
+    except ModuleNotFoundError as error:
+        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e .[plots]") from None
     folder = Path(args.out)
     make_folder(folder)
-    pictures = {"curves": report_plots.curves(groups, folder / "curves", args.metric)}
+    pictures = {"curves": report_plots.curves(groups, folder / "curves", args.metric, width(args))}
     for kind in ("human", "teacher"):
         if by_name := normalised(groups, kind):
             pictures[kind] = report_plots.profiles(by_name, folder / f"profiles-{kind}", kind)
@@ -411,40 +430,56 @@ def main(args: Args) -> Path:
     return folder
 
 
-def compare(args: CompareArgs) -> None:
-    """Print the comparison, as markdown, and its verdict."""
-    sides = {}
-    for side in (args.a, args.b):
-        if not side:
-            raise BadInput("compare", "A B", "must name two of the runs: key=value, or a folder")
-        one = Source(**{name: getattr(args, name) for name in vars(Source())})
-        if Path(side).is_dir():
-            one.runs = (side,)
-        else:
-            one.select = (*one.select, side)
-        sides[side] = grouped(load(one), one, ("env_id",))
-    if len(sides) < 2:
-        raise BadInput("compare", args.a, "is compared with itself")
-    a, b = (
-        {env: np.array([one.final for curves in by.values() for one in curves]) for env, by in g.items()}
-        for g in sides.values()
-    )
-    both = [env for env in a if env in b]
-    if not both:
-        raise BadInput("compare", f"{args.a} {args.b}", "have no environment in common")
-    output(f"| environment | {args.a} | {args.b} | difference of means | 95% interval |\n|---|---|---|---|---|")
-    for env in both:
-        bounds = (
-            "one seed" if min(len(a[env]), len(b[env])) < 2 else between(statistics().difference_interval(a[env], b[env]))
+def side(args: CompareArgs, name: str) -> list[Curve]:
+    """The runs of A or of B: a folder of runs, or those for which key=value holds. Raises `BadInput`."""
+    if not name:
+        raise BadInput("compare", "A B", "must name two of the runs: key=value, or a folder")
+    source = Source(**{field: getattr(args, field) for field in vars(Source())})
+    if "=" in name:
+        source.select = (*source.select, name)
+    elif source.wandb is not None or not Path(name).is_dir():
+        raise BadInput(
+            "compare", name, "must be key=value, or a folder of runs" + " on this machine" * (source.wandb is not None)
         )
-        sizes = f"{plus_minus(a[env])} ({len(a[env])} runs) | {plus_minus(b[env])} ({len(b[env])} runs)"
-        output(f"| {env} | {sizes} | {a[env].mean() - b[env].mean():.2f} | {bounds} |")
-    cells = compared(a, b)
-    if not cells:
+    else:
+        source.runs = (name,)
+    by_env = grouped(load(source), source, ("env_id",))
+    for env_id, by_name in by_env.items():
+        if mixed := differing(by_name[env_id]):
+            raise BadInput(
+                "compare", name, f"has several settings of {env_id} ({', '.join(mixed)}); --select tells them apart"
+            )
+    return [one for by_name in by_env.values() for curves in by_name.values() for one in curves]
+
+
+def compare(args: CompareArgs) -> None:
+    """Print the comparison, as markdown, and its verdict. Raises `BadInput` where none can be made."""
+    sides = [side(args, args.a), side(args, args.b)]
+    names = [{Path(one.run.name).resolve() for one in curves} for curves in sides]
+    if both := names[0] & names[1]:
+        raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, as {min(both).name}")
+    a, b = (
+        {env: np.array([one.final for one in curves if one.run.get("env_id") == env]) for env in envs(curves)}
+        for curves in sides
+    )
+    common, result = compared(a, b)
+    if not common:
+        raise BadInput("compare", f"{args.a} {args.b}", "have no environment in common")
+    if result is None:
         raise BadInput("compare", f"{args.a} {args.b}", "an environment has one seed only: no interval, no verdict")
-    _, ahead, bounds, p, verdict = (cell.strip() for cell in cells.strip().strip("|").split("|"))
-    output(f"\nprobability that a run of A is ahead of one of B: {ahead} (95% interval {bounds}; p {p})")
-    output(f"verdict: {args.a} is {verdict} {'from' if verdict.startswith('not') else 'than'} {args.b}")
+    output(f"| environment | {args.a} | {args.b} | difference of means | 95% interval |\n|---|---|---|---|---|")
+    for env in common:
+        sizes = f"{plus_minus(a[env])} ({len(a[env])} runs) | {plus_minus(b[env])} ({len(b[env])} runs)"
+        bounds = between(statistics().difference_interval(a[env], b[env]))
+        output(f"| {env} | {sizes} | {a[env].mean() - b[env].mean():.2f} | {bounds} |")
+    interval = f"95% interval {between(result.bounds)}; p {result.p:.3f}"
+    output(f"\nprobability that a run of A is ahead of one of B: {result.improvement:.2f} ({interval})")
+    output(f"verdict: {args.a} is {result.verdict} {'from' if result.verdict.startswith('not') else 'than'} {args.b}")
+
+
+def envs(curves: list[Curve]) -> list[str]:
+    """The environments of runs."""
+    return list(dict.fromkeys(one.run.get("env_id") for one in curves))
 
 
 if __name__ == "__main__":

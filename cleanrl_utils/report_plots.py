@@ -22,11 +22,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("-", "--", "-.", ":")
 POINTS = 200
 """Of a curve."""
-LABELS = {"charts/episodic_return": "return, mean of the last 100 episodes", "eval/episodic_return": "return, evaluation"}
+LABELS = {"charts/episodic_return": "return", "eval/episodic_return": "return, evaluation"}
 plt.rcParams |= {"svg.hashsalt": "report", "svg.fonttype": "none"}  # the same file each time, its text searchable
 
 
-def curves(groups: Groups, path: Path, metric: str) -> str:
+def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
     """Curves of each environment over steps, steps with the teacher's, and time; returns the PNG's name."""
     rows = ["steps", "minutes"]
     if any(taught(one) for by_name in groups.values() for group in by_name.values() for one in group):
@@ -43,7 +43,7 @@ def curves(groups: Groups, path: Path, metric: str) -> str:
             if known := [score for score in teachers if score is not None]:
                 axis.axhline(np.mean(known), color="#666666", linestyle=(0, (1, 1)), linewidth=1, label="teacher")
             axis.set_xlabel(unit(clock, by_name))
-            axis.set_ylabel(LABELS.get(metric, metric))
+            axis.set_ylabel(LABELS.get(metric, metric) + f", mean of the last {window}" * (window > 1))
             axis.set_title(env_id if row == 0 else "")
             axis.grid(alpha=0.3)
             axis.set_xlim(0, None)

@@ -58,6 +58,9 @@ def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
             except BadInput as error:
                 notice(f"skipped: {error}")
                 continue
+            if missing := {"env_id", "exp_name", "seed"} - run["flags"].keys():
+                notice(f"skipped: {folder} has no {', '.join(sorted(missing))} among its flags")
+                continue
             runs.append(Run(str(folder), run, read_series(folder)))
     return runs
 
@@ -73,12 +76,27 @@ def read_series(folder: Path) -> dict[str, Series]:
             notice(f"skipped: {path} is damaged ({first_line(error)})")
             continue
         for event in events:
-            seconds = clock + event.wall_time - events[0].wall_time
+            seconds = clock + max(0.0, event.wall_time - events[0].wall_time)
             for value in event.summary.value:
                 if value.HasField("simple_value"):
                     points[value.tag].append((event.step, seconds, value.simple_value))
         clock += events[-1].wall_time - events[0].wall_time if events else 0.0
-    return {tag: tuple(np.array(column) for column in zip(*rows, strict=True)) for tag, rows in points.items()}
+    return {tag: columns(rows) for tag, rows in points.items()}
+
+
+def columns(rows: list[tuple[int, float, float]]) -> Series:
+    """Points as arrays."""
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+def without_repeats(rows: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    """Points without those that a resumed run has logged again: the later ones count."""
+    kept, least = [], float("inf")
+    for row in reversed(rows):
+        if row[0] <= least:
+            kept.append(row)
+            least = row[0]
+    return kept[::-1]
 
 
 def read_events(path: Path) -> list[Event]:
@@ -114,9 +132,9 @@ def from_wandb(project: str) -> list[Run]:
                         clock = "offline_step" if tag.startswith("charts/offline/") else "global_step"
                         points[tag].append((row.get(clock, row["_step"]), row.get("_runtime", 0.0), value))
             status = {"finished": "complete", "running": "running"}.get(found.state, "stopped")
-            series = {tag: tuple(np.array(column) for column in zip(*rows, strict=True)) for tag, rows in points.items()}
+            series = {tag: columns(without_repeats(rows)) for tag, rows in points.items()}
             runs.append(Run(found.name, config | {"status": status}, series))
-    except (wandb.errors.Error, ValueError) as error:
+    except (wandb.errors.Error, ValueError, OSError) as error:
         raise BadInput("--wandb", project, f"cannot be read ({first_line(error)})") from None
     return runs
 
@@ -147,5 +165,6 @@ def _same(key: str, have: Any, wanted: str) -> bool:
     if key == "commit":
         return str(have).startswith(wanted)
     with contextlib.suppress(ValueError):
-        return json.loads(wanted) == have
+        if json.loads(wanted) == have:
+            return True
     return str(have) == wanted

@@ -6,6 +6,8 @@ The figures that the field uses, from Wang et al. 2016 (https://arxiv.org/abs/15
 
 from __future__ import annotations
 
+import contextlib
+
 SCORES = {
     "alien": (227.8, 7127.7),
     "amidar": (5.8, 1719.5),
@@ -72,6 +74,10 @@ def of_game(env_id: str) -> tuple[float, float] | None:
     """Score of a random player and of a human in an environment's game; None where they are not known."""
     import gymnasium as gym  # noqa: PLC0415 - for ids only
 
+    with contextlib.suppress(ImportError):  # an extra, which knows the games' ids
+        import ale_py  # noqa: PLC0415
+
+        gym.register_envs(ale_py)
     spec = gym.registry.get(env_id)
     return SCORES.get(spec.kwargs.get("game", "")) if spec is not None else None
 

@@ -7,6 +7,7 @@ of the percentile bootstrap, stratified: runs are drawn again within each task.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -19,7 +20,7 @@ BATCH = 500
 
 
 def iqm(scores: Scores) -> float:
-    """Interquartile mean: of the middle half of all scores."""
+    """Interquartile mean: of the middle half of all scores, where tasks with more runs weigh more."""
     return float(stats.trim_mean(np.concatenate(scores), 0.25))
 
 
@@ -34,9 +35,14 @@ def interval(scores: Scores, statistic: Callable[..., np.ndarray], seed: int = 0
     return np.array(result.confidence_interval)
 
 
+def task_mean(*scores: np.ndarray, axis: int = 0) -> np.ndarray:
+    """The mean over tasks of each one's mean: all tasks weigh alike, however many runs they have."""
+    return np.mean([one.mean(axis=axis) for one in scores], axis=0)
+
+
 def mean_interval(scores: Scores) -> np.ndarray:
-    """The 95% interval of the mean of all scores."""
-    return interval(scores, lambda *samples, axis: np.concatenate(samples, axis=axis).mean(axis=axis))
+    """The 95% interval of the mean over tasks."""
+    return interval(scores, task_mean)
 
 
 def iqm_interval(scores: Scores) -> np.ndarray:
@@ -50,14 +56,13 @@ def difference_interval(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
-    """Performance profile: the share of runs whose score is above each threshold (T,)."""
-    return np.mean(np.concatenate(scores)[:, None] > thresholds, axis=0)
+    """Performance profile: the share of runs whose score is above each threshold (T,), averaged over tasks."""
+    return task_mean(*(np.greater.outer(one, thresholds) for one in scores))
 
 
 def profile_interval(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
     """The 95% interval of the performance profile at each threshold, (2, T)."""
-    columns = [np.greater.outer(one, thresholds).astype(float) for one in scores]
-    return interval(columns, lambda *samples, axis: np.concatenate(samples, axis=axis).mean(axis=axis))
+    return interval([np.greater.outer(one, thresholds).astype(float) for one in scores], task_mean)
 
 
 def improvement(a: Scores, b: Scores) -> float:
@@ -94,12 +99,28 @@ def permutation_p(a: Scores, b: Scores, seed: int = 0) -> float:
     return float((np.sum(np.abs(drawn) >= observed - 1e-9) + 1) / (RESAMPLES + 1))
 
 
-def verdict(a: Scores, b: Scores) -> str:
-    """Whether A is better than B, worse, or not told apart: by the interval and the p-value both."""
-    low, high = improvement_interval(a, b)
-    if low <= 0.5 <= high or permutation_p(a, b) >= 1 - CONFIDENCE:
-        return "not told apart"
-    return "better" if low > 0.5 else "worse"
+@dataclass(frozen=True)
+class Comparison:
+    """How two settings compare, over the tasks that both have."""
+
+    improvement: float
+    """probability that a run of A beats one of B"""
+    bounds: np.ndarray
+    """its 95% interval"""
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether A is better than B, worse, or not told apart: by the interval and the p-value both."""
+        low, high = self.bounds
+        if low <= 0.5 <= high or self.p >= 1 - CONFIDENCE:
+            return "not told apart"
+        return "better" if low > 0.5 else "worse"
+
+
+def compare(a: Scores, b: Scores) -> Comparison:
+    """Compare two settings. Raises `ValueError` where a task has one run."""
+    return Comparison(improvement(a, b), improvement_interval(a, b), permutation_p(a, b))
 
 
 def trailing_mean(values: np.ndarray, width: int) -> np.ndarray:

@@ -61,7 +61,8 @@ class Work:
         for path in sorted(Path("runs").glob(f"{pattern}/config.json")):
             with contextlib.suppress(BadInput):  # a damaged one is none
                 run = read_run(path, "run", path.parent)
-                if run["script"] == self.script and deciding(self.defaults | run["flags"]) == deciding(self.flags):
+                flags = {name: run["flags"].get(name, default) for name, default in self.defaults.items()}
+                if run["script"] == self.script and deciding(flags) == deciding(self.flags):
                     found.append((path.parent, run))
         return found
 
@@ -98,8 +99,10 @@ class Job(Checkpointable):
     or a preemption (`--signal`); then the job is queued again.
     """
 
-    def __init__(self, work: Work, folder: Path, cores: tuple[int, ...] = (), env: dict[str, str] | None = None) -> None:
-        """`folder`: where to run; `cores`: the only processor cores to use; `env`: what to add to the environment."""
+    def __init__(
+        self, work: Work, folder: Path, cores: tuple[int, ...] = (), env: dict[str, str | None] | None = None
+    ) -> None:
+        """`folder`: where to run; `cores`: the only processor cores to use; `env`: what to set or unset (None) beside."""
         self.work, self.folder, self.cores, self.env = work, folder, cores, env or {}
 
     def __call__(self) -> int:
@@ -128,7 +131,8 @@ class Job(Checkpointable):
 
     def _train(self, words: list[str], settings: dict[str, str], log: BinaryIO, received: list[int]) -> int:
         """Run the command, in a session of its own: what signals reach it, and how often, is decided here."""
-        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": os.environ | self.env | settings}
+        env = {name: value for name, value in (os.environ | self.env | settings).items() if value is not None}
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
         process = subprocess.Popen(words, start_new_session=True, preexec_fn=in_our_wake, **streams)
         while process.poll() is None and not received:
             time.sleep(POLL)

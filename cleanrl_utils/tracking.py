@@ -180,7 +180,7 @@ class WeightsAndBiases:
         """Store the results in the run's summary and finish."""
         self._send_films()
         self._try(lambda: self.run.summary.update(results))
-        self._try(lambda: self.run.finish())
+        self._try(lambda: self.run.finish(exit_code=0 if results else 1))  # 1: it has not come to its end
 
     def _try(self, report: Callable[[], Any]) -> None:
         """Report, unless W&B has failed before: training goes on without it."""

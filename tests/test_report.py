@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,10 +98,12 @@ def test_steps_and_time_to_a_return_are_of_those_that_reached_it():
     assert cells(page, "CartPole-v1 | 5 | toy")[3:5] == ["2 of 3", "25 +- 5"]
 
 
-def test_a_mean_of_fewer_episodes_than_the_window_reaches_nothing():
+def test_a_mean_of_fewer_episodes_than_the_window_reaches_nothing(capsys):
     make([9.0, 0.0, 0.0, 0.0])
+    make([9.0], seed=2)
     page = write("--thresholds", '{"CartPole-v1": 5}', "--window", "2")
-    assert cells(page, "CartPole-v1 | 5 | toy")[3] == "0 of 1"
+    assert cells(page, "CartPole-v1 | 5 | toy")[3] == "0 of 2"
+    assert "1 of 2 runs have fewer than 2 values to take the mean of" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("two_groups")
@@ -229,6 +234,12 @@ def test_bad_input_is_refused(name, refused: Callable[..., str]):
     assert reason in refused(report, *flags)
 
 
+def test_human_scores_are_known_whatever_else_has_been_imported():
+    code = "from cleanrl_utils import scores; assert scores.of_game('BreakoutNoFrameskip-v4') == (1.7, 30.5)"
+    env = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
 # --- Comparisons ---
 
 
@@ -272,7 +283,9 @@ def test_comparisons_that_cannot_be_made_are_refused():
     for pair, reason in {
         ("exp_name=a", "exp_name=b"): "have no environment in common",
         ("exp_name=b", "exp_name=c"): "one seed only",
-        ("exp_name=b", "exp_name=b"): "is compared with itself",
+        ("exp_name=b", "exp_name=b"): "share 1 runs",
+        ("env_id=Acrobot-v1", "exp_name=a"): "has several settings of Acrobot-v1 .exp_name.; --select tells them apart",
+        ("exp_name=a", "elsewhere"): "elsewhere: must be key=value, or a folder of runs",
         ("exp_name=b", "exp_name=d"): "is of no run; there are a, b, c",
     }.items():
         with pytest.raises(config.BadInput, match=reason):

@@ -22,8 +22,16 @@ def test_probability_of_improvement_counts_pairs_ties_half_and_tasks_alike():
     assert statistics.improvement(B, A) == pytest.approx(1 - (6.5 / 8 + 0.5 / 4) / 2)
 
 
-def test_profile_is_the_share_of_runs_above_each_threshold():
-    assert statistics.profile(A, np.array([0.0, 2.0, 4.5, 10.0])).tolist() == pytest.approx([1, 4 / 6, 2 / 6, 0])
+def test_profile_is_the_share_of_runs_above_each_threshold_averaged_over_tasks():
+    shares = [1, (2 / 4 + 1) / 2, (1 / 4 + 1 / 2) / 2, 0]
+    assert statistics.profile(A, np.array([0.0, 2.0, 4.5, 10.0])).tolist() == pytest.approx(shares)
+
+
+def test_tasks_weigh_alike_however_many_runs_they_have():
+    scores = [np.array([1.0] * 10), np.array([0.0, 0.0])]
+    assert statistics.task_mean(*scores) == 0.5
+    assert statistics.profile(scores, np.array([0.5])).tolist() == [0.5]
+    assert statistics.mean_interval(scores).tolist() == [0.5, 0.5]
 
 
 def test_trailing_mean_takes_what_there_is():
@@ -80,18 +88,18 @@ def test_the_p_value_of_runs_that_do_not_overlap_is_that_of_two_among_all_ways_t
 def test_equal_settings_are_told_apart_in_one_of_twenty_cases_at_most(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 400)
     rng = np.random.default_rng(0)
-    verdicts = [statistics.verdict([rng.normal(size=5)], [rng.normal(size=5)]) for _ in range(200)]
+    verdicts = [statistics.compare([rng.normal(size=5)], [rng.normal(size=5)]).verdict for _ in range(200)]
     assert verdicts.count("not told apart") >= 184  # 95% less two standard errors
 
 
 def test_verdicts():
     low, high = [np.arange(5.0)], [np.arange(5.0) + 10]
-    assert statistics.verdict(high, low) == "better"
-    assert statistics.verdict(low, high) == "worse"
-    assert statistics.verdict(low, [np.arange(5.0) + 0.5]) == "not told apart"
-    assert statistics.verdict([np.array([9.0, 8.0, 7.0])], [np.array([1.0, 2.0, 3.0])]) == "not told apart", (
-        "three are too few"
-    )
+    assert statistics.compare(high, low).verdict == "better"
+    assert statistics.compare(low, high).verdict == "worse"
+    assert statistics.compare(low, [np.arange(5.0) + 0.5]).verdict == "not told apart"
+    few = statistics.compare([np.array([9.0, 8.0, 7.0])], [np.array([1.0, 2.0, 3.0])])
+    assert few.bounds.tolist() == [1, 1], "the bootstrap is sure"
+    assert few.verdict == "not told apart", "three are too few"
 
 
 def test_points_and_intervals_are_those_of_rliable():

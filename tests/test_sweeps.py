@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanrl_utils import benchmark, config
+from cleanrl_utils import benchmark, config, report
 from tests.conftest import scalars
 from tests.slurm import wait
 
@@ -135,6 +134,14 @@ def test_a_run_is_resumed_with_the_threads_that_it_began_with():
     assert sweep("--num-seeds 1 --workers 1", "CartPole-v1", command=command)[0] == 0
 
 
+def test_a_run_that_may_not_be_resumed_is_told_with_the_reason():
+    command = f"python {TOY} --die-seed 1"
+    assert sweep("--num-seeds 1", "CartPole-v1", command=command, TOY_SETTING="a")[0] == 1
+    status, said = sweep("--num-seeds 1", "CartPole-v1", command=command, TOY_SETTING="b")
+    assert status == 1
+    assert "setting a then, b now: the same weights cannot be promised" in said
+
+
 def test_placeholders_are_filled_and_json_is_not_one(capsys):
     command = "python cleanrl/dqn.py --exp-name {env_id}-s{seed} --env-kwargs '{\"sutton_barto_reward\": true}'"
     os.symlink(ROOT / "cleanrl", "cleanrl")
@@ -154,6 +161,8 @@ BAD = {
     "placeholder": (["CartPole-v1"], "python TOY --exp-name {env}", "has {env}; there are {env_id} and {seed}"),
     "quotes": (["CartPole-v1"], "python TOY --exp-name 'a", "cannot be split into words"),
     "seed": (["CartPole-v1"], "python TOY --seed 3", "holds --seed, which is the sweep's"),
+    "environment": (["CartPole-v1"], "python TOY --env_id=a", "holds --env-id, which is the sweep's"),
+    "dashed placeholder": (["CartPole-v1"], "python TOY --exp-name {env-id}", "has {env-id}; there are {env_id} and {seed}"),
     "launcher": (["CartPole-v1"], "pyhton TOY", "--command pyhton: is no program here"),
     "flag": (["CartPole-v1"], "python TOY --leve 3", "Unrecognized options: --leve"),
     "value": (["CartPole-v1"], "python TOY --total-timesteps 0", "--total-timesteps 0: must be above 0"),
@@ -168,12 +177,35 @@ def test_bad_input_is_refused_before_anything_is_run(name, refused: Callable[...
     assert reason in refused(benchmark, *flags)
 
 
-@pytest.mark.parametrize("flag", ["--num-seeds 0", "--workers 0", "--start-seed -1", "--backend slurm --slurm-time 0"])
+@pytest.mark.parametrize(
+    "flag", ["--num-seeds 0", "--workers 0", "--start-seed -1", "--slurm-time 0", "--slurm-time 2 --slurm-signal-delay 120"]
+)
 def test_numbers_out_of_range_are_refused(flag, refused: Callable[..., str]):
     name = flag.split()[-2]
     assert f"{name} {flag.split()[-1]}: must be" in refused(
         benchmark, "--env-ids", "CartPole-v1", "--command", f"python {TOY}", *flag.split()
     )
+
+
+def test_a_script_with_an_error_in_it_is_refused_in_one_line(refused: Callable[..., str]):
+    Path("broken.py").write_text("class Args\n")
+    line = refused(benchmark, "--env-ids", "CartPole-v1", "--command", "python broken.py")
+    assert "--command broken.py: cannot be loaded here (expected ':'" in line
+
+
+def test_slurm_is_asked_for_what_a_run_needs(tmp_path, monkeypatch):
+    for name, answer in {"sbatch": "Submitted batch job 7", "srun": "", "squeue": ""}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n[ $0 = {tmp_path}/sbatch ] && cp $1 {tmp_path}/asked\necho {answer}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    flags = "--backend slurm --slurm-gpus-per-task 1 --slurm-cpus-per-task 4 --slurm-time 90 --slurm-array-parallelism 2"
+    words = [*flags.split(), "--no-wait", "--slurm-partition", "gpu", "--slurm-parameters", '{"account": "lab"}']
+    benchmark.main(config.parse(benchmark.Args, [*words, "--env-ids", "CartPole-v1", "--command", f"python {TOY}"]))
+    asked = (tmp_path / "asked").read_text()
+    wanted = "gpus-per-node=1 cpus-per-task=4 time=90 array=0-2%2 partition=gpu account=lab requeue signal=USR2@120"
+    for line in wanted.split():
+        assert f"#SBATCH --{line}\n" in asked, asked
+    assert "--cpus-per-task=4 " in asked.split("\nsrun")[1]
 
 
 def test_without_slurm_its_backend_is_refused(refused: Callable[..., str], monkeypatch):
@@ -192,12 +224,15 @@ def test_each_sweep_that_is_in_the_box_plans_runs_with_flags_that_exist(path, tm
     shim.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' \"$@\"\n")
     shim.chmod(0o755)
     env = environment(PATH=f"{shim.parent}:{os.environ['PATH']}", FLAGS="--exp-name mine")
-    ran = subprocess.run(["bash", str(path), "--num-seeds", "1"], env=env, capture_output=True, text=True, check=True)
+    flags = [] if path.stem == "plots" else ["--num-seeds", "1"]
+    ran = subprocess.run(["bash", str(path), *flags], env=env, capture_output=True, text=True, check=True)
     monkeypatch.chdir(ROOT)
     commands = [json.loads(line) for line in ran.stdout.splitlines()]
-    sweeps = [words[2:] for words in commands if words[:2] == ["-m", "cleanrl_utils.benchmark"]]
-    assert sweeps or path.stem == "plots"
-    for words in sweeps:
-        works = benchmark.plan(config.parse(benchmark.Args, words))
-        assert all(work.flags["exp_name"] == "mine" for work in works)
-    assert re.search(r"bash benchmark/" + path.name, path.read_text())
+    assert commands
+    for _, module, *words in commands:
+        if module == "cleanrl_utils.report":
+            config.parse(report.Args, words)
+        else:
+            works = benchmark.plan(config.parse(benchmark.Args, words))
+            assert all(work.flags["exp_name"] == "mine" for work in works)
+    assert f"bash benchmark/{path.name}" in path.read_text()

@@ -88,6 +88,18 @@ def test_training_goes_on_when_the_clients_service_is_killed(tmp_path: Path) -> 
     assert seconds < 10
 
 
+STOPPED = """
+from cleanrl_utils import runs
+from cleanrl_utils.tracking import start_run
+from toy_training import Args
+try:
+    with start_run(Args(track=True, seed=2), {"threads": 1}) as tracker:
+        tracker.scalars({"charts/episodic_return": 1.0}, 10)
+        raise SystemExit(143)
+except SystemExit:
+    pass
+assert sorted(run.get("status") for run in runs.from_wandb("me/toys")) == ["complete", "stopped"]
+"""
 READ = """
 import json, pathlib
 from cleanrl_utils import runs
@@ -133,3 +145,4 @@ def test_a_tracked_run_has_a_group_tags_configuration_films_and_its_scores(tmp_p
     films = [row["videos/step-30"] for row in server.rows[run] if "videos/step-30" in row]
     assert [film["_type"] for film in films] == ["video-file"]
     subprocess.run([sys.executable, "-c", READ], cwd=tmp_path, env=env, check=True, timeout=60)  # a report reads it back
+    subprocess.run([sys.executable, "-c", STOPPED], cwd=tmp_path, env=env, check=True, timeout=60)

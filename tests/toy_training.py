@@ -52,7 +52,8 @@ def main(args: Args) -> None:
     """Count."""
     check(args)
     checkpoints = Checkpoints(args)
-    with start_run(args, {"threads": int(os.environ.get("OMP_NUM_THREADS", 0))}, checkpoints) as tracker:
+    protocol = {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "setting": os.environ.get("TOY_SETTING")}
+    with start_run(args, protocol, checkpoints) as tracker:
         seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
         seen["cores"] = sorted(os.sched_getaffinity(0))
         Path(tracker.folder, "seen.json").write_text(json.dumps(seen))

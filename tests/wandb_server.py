@@ -28,6 +28,7 @@ class WandbServer:
         self.summary: dict[str, dict] = {}
         self.finished: set[str] = set()
         self.started: dict[str, dict] = {}
+        self.status: dict[str, int | None] = {}
         self.queries: list[str] = []
         self.port = 0
         self.start()
@@ -79,7 +80,7 @@ class WandbServer:
         about |= {"displayName": said["displayName"], "group": said.get("groupName"), "jobType": said.get("jobType")}
         about |= {"config": said["config"], "summaryMetrics": json.dumps(self.summary.get(run, {})), "systemMetrics": "{}"}
         times = dict.fromkeys(("createdAt", "heartbeatAt"), "2026-01-01T00:00:00")
-        state = "finished" if run in self.finished else "running"
+        state = ("failed" if self.status[run] else "finished") if run in self.finished else "running"
         return (
             nothing
             | about
@@ -101,6 +102,7 @@ class WandbServer:
             self.summary[run] = json.loads(line)
         if sent.get("complete"):
             self.finished.add(run)
+            self.status[run] = sent.get("exitcode")
 
 
 class Handler(BaseHTTPRequestHandler):
