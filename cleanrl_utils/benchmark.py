@@ -217,7 +217,7 @@ class Board:
         if self.live:
             table = Table("run", "state", "steps", "steps/s", "last return")
             for row in self.rows:
-                table.add_row(row.name, row.state, *row.progress())
+                table.add_row(row.name, row.state, *(row.progress() if row.job is not None else ()))
             self.live.update(table, refresh=True)
             return
         for i, row in enumerate(self.rows):

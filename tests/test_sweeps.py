@@ -195,7 +195,7 @@ def test_a_script_with_an_error_in_it_is_refused_in_one_line(refused: Callable[.
 
 def test_slurm_is_asked_for_what_a_run_needs(tmp_path, monkeypatch):
     for name, answer in {"sbatch": "Submitted batch job 7", "srun": "", "squeue": ""}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n[ $0 = {tmp_path}/sbatch ] && cp $1 {tmp_path}/asked\necho {answer}\n")
+        (tmp_path / name).write_text(f"#!/bin/sh\n[ $0 = {tmp_path}/sbatch ] && cp $1 {tmp_path}/asked\nprintf '{answer}'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     flags = "--backend slurm --slurm-gpus-per-task 1 --slurm-cpus-per-task 4 --slurm-time 90 --slurm-array-parallelism 2"
