@@ -329,9 +329,12 @@ def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
         row.job = job.job_id
         row.work.log.with_suffix(".slurm").write_text(job.job_id, encoding="utf-8")
     notice(f"Slurm has {', '.join(sorted({row.job.split('_')[0] for row in rows}))}; the same command looks after it again")
-    going = rows if args.wait else []
+    going, away = rows if args.wait else [], False
     while going:
         queue = queued()
+        if (queue is None) != away:
+            away = queue is None
+            notice("Slurm's controller gives no answer; waiting for it" if away else "Slurm's controller answers again")
         for row in going if queue is not None else []:
             row.state = "waiting" if queue.get(row.job) in ("PENDING", "CONFIGURING") else "running"
             if row.job not in queue:
