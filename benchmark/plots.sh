@@ -21,7 +21,8 @@ over iterations. More regressors: [vectors](../vectors.md)." \
                     --metric eval/episodic_return ;;
             flappybird) # flappybird.sh
                 report $one --title "DQN on FlappyBird, measured" \
-                    --note "Evaluations of 5 greedy episodes, each cut at 100 pipes, a return of about 469. They swing: judge the best
+                    --note "150,000 steps, as FLAGS=\"--total-timesteps 150000 --eval-frequency 15000\" has it (500,000 are in [vectors](../vectors.md)).
+Evaluations of 5 greedy episodes, each cut at 100 pipes, a return of about 469. They swing: judge the best
 checkpoint, as [vectors](../vectors.md) does." \
                     --env-ids flappy_bird_gymnasium:FlappyBird-v0 \
                     --metric eval/episodic_return ;;
