@@ -60,9 +60,9 @@ def end(process: subprocess.Popen, said: str = "") -> tuple[int, str]:
 
 def test_an_array_survives_a_time_limit_a_preemption_and_a_kill(cluster):
     """Seed 1 just runs; 2 comes to its time limit; 3 is put back in the queue, as by a preemption; 4 is killed."""
-    flags = ["--num-seeds", "4", "--slurm-time", "1", "--slurm-signal-delay", "35"]
+    flags = ["--num-seeds", "4", "--slurm-time", "1", "--slurm-signal-delay", "25"]
     first = start(cluster, COMMAND, *flags)
-    slurm.wait(lambda: len(list(Path("runs").glob("*/checkpoints/*-0.zip"))) == 4, "four runs", cluster.logs)
+    slurm.wait(lambda: len(list(Path("runs").glob("*/checkpoints/*-0.zip"))) == 4, "four runs", cluster.logs, 120)
     os.kill(pids()["4"], signal.SIGKILL)
     names = cluster.ask("squeue", "--array", "--noheader", "--format=%i").split()
     assert len({name.split("_")[0] for name in names}) == 1, "one array"

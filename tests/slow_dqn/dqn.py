@@ -1,4 +1,4 @@
-"""dqn.py, but that seeds above 1 take a hundredth of a second per step until they have been resumed: time for a signal."""
+"""dqn.py, but that seeds above 1 take a fiftieth of a second per step until they have been resumed: time for a signal."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ DUE = checkpoint.Checkpoints.due
 def slow_due(self: checkpoint.Checkpoints, step: int) -> bool:
     """As `due`, later."""
     if self.args.seed > 1:
-        time.sleep(0.01)
+        time.sleep(0.02)
     return DUE(self, step)
 
 
