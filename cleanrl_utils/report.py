@@ -170,14 +170,12 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
                 notice(f"{where}: one seed only, so there is no interval: one run says nothing of the spread of runs")
             if len({one.run.config["flags"].get("total_timesteps") for one in curves}) > 1:
                 notice(
-                    f"{where}: runs of unequal length, {ends[0]:,} to {ends[-1]:,} steps; the curve ends with the shortest"
+                    f"{where}: runs of unequal length, {ends[0]:,} to {ends[-1]:,} steps; the curve ends with the shorter"
                 )
             if mixed := differing(curves):
                 notice(f"{where}: runs of several settings in one group ({', '.join(mixed)}); --group-by tells them apart")
-            if short_ones := sum(len(one.values) < one.window for one in curves):
-                notice(
-                    f"{where}: {short_ones} of {len(curves)} runs have fewer than {width(source)} values to take the mean of"
-                )
+            if few := sum(len(one.values) < one.window for one in curves):
+                notice(f"{where}: {few} of {len(curves)} runs have fewer than {width(source)} values to take the mean of")
             if len({one.run.get("seed") for one in curves}) < len(curves):
                 notice(f"{where}: a seed stands there more than once")
     return {env_id: dict(sorted(by_name.items())) for env_id, by_name in sorted(groups.items())}
@@ -364,8 +362,8 @@ whatever else the machine was doing.
 """
 
 
-def page(args: Args, groups: Groups, pictures: dict[str, str]) -> str:
-    """The report as markdown."""
+def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarray]]], pictures: dict[str, str]) -> str:
+    """The report as markdown; `by_kind` are normalised scores."""
     window = width(args)
     text = PAGE.format(
         title=args.title,
@@ -378,10 +376,10 @@ def page(args: Args, groups: Groups, pictures: dict[str, str]) -> str:
         picture=pictures["curves"],
     )
     parts = [("Steps and time to a return", threshold_table(groups, args.thresholds))] if args.thresholds else []
-    for kind in ("human", "teacher"):
-        if kind in pictures:
+    for kind, by_name in by_kind.items():
+        if by_name:
             picture = f"![Performance profiles, {kind}-normalised]({pictures[kind]})"
-            table = aggregate_table(normalised(groups, kind))
+            table = aggregate_table(by_name)
             parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
     if pairs := improvement_table(groups):
         note = (
@@ -420,10 +418,11 @@ def main(args: Args) -> Path:
     folder = Path(args.out)
     make_folder(folder)
     pictures = {"curves": report_plots.curves(groups, folder / "curves", args.metric, width(args))}
-    for kind in ("human", "teacher"):
-        if by_name := normalised(groups, kind):
+    by_kind = {kind: normalised(groups, kind) for kind in ("human", "teacher")}
+    for kind, by_name in by_kind.items():
+        if by_name:
             pictures[kind] = report_plots.profiles(by_name, folder / f"profiles-{kind}", kind)
-    for name, text in (("index.md", page(args, groups, pictures)), ("scores.csv", table_of_scores(groups))):
+    for name, text in (("index.md", page(args, groups, by_kind, pictures)), ("scores.csv", table_of_scores(groups))):
         with replacing(folder / name) as file:
             file.write(text.encode())
     notice(f"report: {folder / 'index.md'}")

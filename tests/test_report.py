@@ -189,7 +189,7 @@ def test_runs_of_unequal_length_are_told_and_the_curve_ends_with_the_shortest(ca
     monkeypatch.setattr(statistics, "held", lambda *curve: drawn.append(curve[2]) or np.ones(len(curve[2])))
     write()
     said = capsys.readouterr().err
-    assert "CartPole-v1, toy: runs of unequal length, 40 to 80 steps; the curve ends with the shortest" in said
+    assert "CartPole-v1, toy: runs of unequal length, 40 to 80 steps; the curve ends with the shorter" in said
     assert drawn[0][0] == 10
     assert drawn[0][-1] == 40
 
