@@ -357,8 +357,8 @@ resamples of the runs of each environment.
 
 ![Curves by environment]({picture})
 
-Mean of the runs and the 95% interval of that mean; a curve ends with its shortest run. Time is that of each run by itself,
-whatever else the machine was doing.
+Mean of the runs and the 95% interval of that mean, where all of them are; if they are nowhere together, each run by itself.
+Time is that of each run, whatever else the machine was doing.
 """
 
 
@@ -382,10 +382,8 @@ def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarra
             table = aggregate_table(by_name)
             parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
     if pairs := improvement_table(groups):
-        note = (
-            "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05. Of many pairs "
-        )
-        note += "some come below that by chance: nothing is corrected for their number."
+        note = "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05: three runs "
+        note += "beside three of one environment come to 0.1 at best. Nothing is corrected for the number of pairs."
         parts.append(("Comparisons", [*pairs, "", note]))
     parts.append(("Runs", runs_table(groups)))
     return text + "".join(f"\n## {title}\n\n{chr(10).join(lines)}\n" for title, lines in parts)

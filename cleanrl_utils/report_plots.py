@@ -32,7 +32,7 @@ def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
     if any(taught(one) for by_name in groups.values() for group in by_name.values() for one in group):
         rows.insert(1, "steps with the teacher's")
     names = sorted(set().union(*groups.values()))
-    size = {"figsize": (4.4 * len(groups), 3.1 * len(rows)), "layout": "constrained", "squeeze": False}
+    size = {"figsize": (max(6.4, 4.4 * len(groups)), 3.1 * len(rows)), "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(len(rows), len(groups), **size)
     for column, (env_id, by_name) in enumerate(groups.items()):
         for row, clock in enumerate(rows):
@@ -49,7 +49,8 @@ def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
             axis.set_xlim(0, None)
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
     handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+    columns = min(len(handles), max(2, len(groups)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     return save(figure, path)
 
 
@@ -68,13 +69,15 @@ def taught(one: Curve) -> int:
 
 
 def draw(axis: Any, group: list[Curve], clock: str, number: int, name: str) -> None:
-    """The mean of a group's curves where all of them are, and its interval if there are several."""
+    """The mean of a group's curves where all of them are, and its interval if there are several; else each by itself."""
     xs = [one.seconds / 60 if clock == "minutes" else one.steps + taught(one) * (clock != "steps") for one in group]
     grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), POINTS)
-    if grid[-1] < grid[0]:
+    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+    if grid[-1] < grid[0]:  # one ended before another had begun, by this clock: there is no mean
+        for x, one in zip(xs, group, strict=True):
+            axis.plot(x, one.values, linewidth=0.8, **style)
         return
     values = np.array([statistics.held(x, one.values, grid) for x, one in zip(xs, group, strict=True)])
-    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
     axis.plot(grid, values.mean(axis=0), label=name, **style)
     if len(group) > 1:
         axis.fill_between(grid, *statistics.mean_interval([values]), color=style["color"], alpha=0.2, linewidth=0)
