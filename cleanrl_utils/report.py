@@ -54,7 +54,7 @@ class Source:
 
 @dataclass
 class Args(Source):
-    """Write a report of runs: index.md, scores.csv and pictures."""
+    """Write a report of runs: index.md, scores.csv and pictures. `compare A B` says whether A is better than B."""
 
     out: str = "report"
     """folder to write to"""
