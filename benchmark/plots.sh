@@ -10,7 +10,7 @@ for name in "${@:-classic-control fqi flappybird qdagger-vs-dqn}"; do
             classic-control) # dqn.sh, dqn_jax.sh
                 report $one --title "DQN on classic control, measured" \
                     --note "\`dqn.py\` and its twin in JAX with their defaults, which are CleanRL's. Runs were made two at a time beside
-other work, and some were paused for minutes, so their times say little. MountainCar in JAX: not run with three seeds. Beside CleanRL's numbers: [vectors](../vectors.md)." \
+other work, and some were paused for minutes, so their times say little. Beside CleanRL's numbers: [vectors](../vectors.md)." \
                     --select total_timesteps=500000 \
                     --env-ids CartPole-v1 Acrobot-v1 MountainCar-v0 \
                     --thresholds '{"CartPole-v1": 475, "Acrobot-v1": -100, "MountainCar-v0": -195}' ;;
