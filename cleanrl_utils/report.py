@@ -427,8 +427,8 @@ def main(args: Args) -> Path:
     return folder
 
 
-def side(args: CompareArgs, name: str) -> list[Curve]:
-    """The runs of A or of B: a folder of runs, or those for which key=value holds. Raises `BadInput`."""
+def side(args: CompareArgs, name: str) -> dict[str, list[Curve]]:
+    """The runs of A or of B by environment: a folder of runs, or those for which key=value holds. Raises `BadInput`."""
     if not name:
         raise BadInput("compare", "A B", "must name two of the runs: key=value, or a folder")
     source = Source(**{field: getattr(args, field) for field in vars(Source())})
@@ -440,25 +440,22 @@ def side(args: CompareArgs, name: str) -> list[Curve]:
         )
     else:
         source.runs = (name,)
-    by_env = grouped(load(source), source, ("env_id",))
-    for env_id, by_name in by_env.items():
-        if mixed := differing(by_name[env_id]):
+    by_env = {env_id: by_name[env_id] for env_id, by_name in grouped(load(source), source, ("env_id",)).items()}
+    for env_id, curves in by_env.items():
+        if mixed := differing(curves):
             raise BadInput(
                 "compare", name, f"has several settings of {env_id} ({', '.join(mixed)}); --select tells them apart"
             )
-    return [one for by_name in by_env.values() for curves in by_name.values() for one in curves]
+    return by_env
 
 
 def compare(args: CompareArgs) -> None:
     """Print the comparison, as markdown, and its verdict. Raises `BadInput` where none can be made."""
     sides = [side(args, args.a), side(args, args.b)]
-    names = [{Path(one.run.name).resolve() for one in curves} for curves in sides]
+    names = [{Path(one.run.name).resolve() for curves in by_env.values() for one in curves} for by_env in sides]
     if both := names[0] & names[1]:
         raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, as {min(both).name}")
-    a, b = (
-        {env: np.array([one.final for one in curves if one.run.get("env_id") == env]) for env in envs(curves)}
-        for curves in sides
-    )
+    a, b = ({env: np.array([one.final for one in curves]) for env, curves in by_env.items()} for by_env in sides)
     common, result = compared(a, b)
     if not common:
         raise BadInput("compare", f"{args.a} {args.b}", "have no environment in common")
@@ -472,11 +469,6 @@ def compare(args: CompareArgs) -> None:
     interval = f"95% interval {between(result.bounds)}; p {result.p:.3f}"
     output(f"\nprobability that a run of A is ahead of one of B: {result.improvement:.2f} ({interval})")
     output(f"verdict: {args.a} is {result.verdict} {'from' if result.verdict.startswith('not') else 'than'} {args.b}")
-
-
-def envs(curves: list[Curve]) -> list[str]:
-    """The environments of runs."""
-    return list(dict.fromkeys(one.run.get("env_id") for one in curves))
 
 
 if __name__ == "__main__":

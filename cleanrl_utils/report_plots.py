@@ -68,11 +68,16 @@ def taught(one: Curve) -> int:
     return one.run.config["flags"].get("teacher_steps", 0)
 
 
+def style_of(number: int) -> dict[str, str]:
+    """Colour and dashes of the group with this number."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+
+
 def draw(axis: Any, group: list[Curve], clock: str, number: int, name: str) -> None:
     """The mean of a group's curves where all of them are, and its interval if there are several; else each by itself."""
     xs = [one.seconds / 60 if clock == "minutes" else one.steps + taught(one) * (clock != "steps") for one in group]
     grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), POINTS)
-    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+    style = style_of(number)
     if grid[-1] < grid[0]:  # one ended before another had begun, by this clock: there is no mean
         for x, one in zip(xs, group, strict=True):
             axis.plot(x, one.values, linewidth=0.8, **style)
@@ -90,7 +95,7 @@ def profiles(by_name: dict[str, list[np.ndarray]], path: Path, kind: str) -> str
     thresholds = np.linspace(pooled.min() - margin, pooled.max() + margin, 101)
     figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
     for number, (name, scores) in enumerate(by_name.items()):
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+        style = style_of(number)
         axis.plot(thresholds, statistics.profile(scores, thresholds), label=name, **style)
         if min(map(len, scores)) > 1:
             bounds = statistics.profile_interval(scores, thresholds)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,9 +36,9 @@ class Work:
     """words up to and with the script's file, as (python, cleanrl/dqn.py)"""
     words: tuple[str, ...]
     """flags as they are given"""
-    flags: dict[str, Any] = field(hash=False)
+    flags: dict[str, Any]
     """every flag of the script by field, as JSON has them"""
-    defaults: dict[str, Any] = field(hash=False, repr=False)
+    defaults: dict[str, Any]
     """the script's own, for runs from before a flag was added"""
 
     @property
