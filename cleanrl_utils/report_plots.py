@@ -47,7 +47,8 @@ def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
             axis.set_title(env_id if row == 0 else "")
             axis.grid(alpha=0.3)
             axis.set_xlim(0, None)
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
+            if clock != "minutes":
+                axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
     handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     columns = min(len(handles), max(2, len(groups)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
