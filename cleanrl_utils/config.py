@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
+import functools
+import inspect
 import io
+import itertools
 import json
 import math
 import os
@@ -72,7 +76,8 @@ class WriteError(OSError):
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
     """Parse the flags and call `main`; what goes wrong ends the process with one line and a status.
 
-    2: a mistake of the user's (`BadInput`); 1: training diverged, or a file could not be written; 130: Ctrl-C.
+    2: a mistake of the user's (`BadInput`); 1: training diverged, or a file could not be written; 130: Ctrl-C; 141: a reader
+    of the output that has gone.
     """
     try:
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
@@ -84,6 +89,9 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # `--help | head`: who read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as SIGPIPE would, which Windows has not
 
 
 def parse(args_class: type[Args], argv: list[str]) -> Args:
@@ -117,14 +125,58 @@ def _option(argv: list[str], name: str) -> str | None:
 def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
     """The command line over `default`."""
     message = io.StringIO()
+    groups = _groups(args_class, default)
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {module.name.removesuffix('.__main__')}" if module else f"python {sys.argv[0]}"
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(args_class, default=default, args=argv)
+            if groups is None:
+                return tyro.cli(args_class, prog=program, default=default, args=argv)
+            about = sys.modules[args_class.__module__].__doc__
+            parsed = tyro.cli(groups, prog=program, description=about, args=argv, config=(tyro.conf.OmitArgPrefixes,))
+            return args_class(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
     except SystemExit as stopped:
         if stopped.code:  # tyro draws a box: its words in one line
-            words = re.sub(r"[^\x20-\x7e]+", " ", message.getvalue().split("For full help")[0]).split()
-            notice(f"error: {' '.join(words)}")
+            words = " ".join(re.sub(r"[^\x20-\x7e]+", " ", message.getvalue().split("For full help")[0]).split())
+            notice("error: " + re.sub(r"^(.+) (?=\1)", "", words))  # the box's title may be its first words too
         raise
+
+
+GROUPS = {
+    "exp_name": "run",
+    "env_id": "environment",
+    "teacher_policy_hf_repo": "teacher_and_distillation",
+    "n_iterations": "algorithm",
+    "total_timesteps": "algorithm",
+}
+"""The flags with which a group begins in the help text of a script."""
+
+
+def _groups(args_class: type, default: Any) -> type | None:
+    """A class with the fields of a script's `args_class` in groups, for its help; None where it is not of a script."""
+    hints = typing.get_type_hints(args_class, include_extras=True)
+    if "save_model" not in hints:
+        return None
+    groups: dict[str, list[tuple[str, Any, Any]]] = {}
+    for name, text in _field_docs(args_class).items():
+        group = groups.setdefault(GROUPS.get(name) or next(reversed(groups)), [])
+        value = dataclasses.field(
+            default_factory=functools.partial(getattr, default, name)
+        )  # a factory: it may be a mapping
+        group.append((name, Annotated[hints[name], tyro.conf.arg(help=text)], value))
+    made = [(group, dataclasses.make_dataclass(group, fields)) for group, fields in groups.items()]
+    return dataclasses.make_dataclass(args_class.__name__, made)
+
+
+def _field_docs(args_class: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, on one line."""
+    (definition,) = ast.parse(inspect.getsource(args_class)).body
+    pairs = itertools.pairwise(definition.body)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairs
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
 
 
 def load_yaml(path: str, args_class: type) -> dict[str, Any]:

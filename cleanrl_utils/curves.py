@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,7 +22,7 @@ GREY, BLUE, ORANGE, GREEN = "#888888", "#1f77b4", "#d95f02", "#1b9e77"
 class Args:
     """Draw the learning curves of a run."""
 
-    run: tyro.conf.Positional[str | None] = None
+    run: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[RUN_FOLDER]")] = None
     """run folder; default: the one changed last under runs/"""
     out: str | None = None
     """picture to write; default: curve.png in the run folder"""

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -36,7 +36,7 @@ class Args:
 
     action: tyro.conf.Positional[Literal["push"]] = "push"
     """what to do"""
-    run: tyro.conf.Positional[str] = ""
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_FOLDER")] = ""
     """run folder of a complete run, of training with --save-model"""
     hf_entity: str = ""
     """user or organization on the Hub; the repository is {hf_entity}/{env_id}-{exp_name}-seed{seed}"""

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -72,9 +72,9 @@ class Args(Source):
 class CompareArgs(Source):
     """Say whether A is better than B: two settings, two commits, two folders of runs."""
 
-    a: config.tyro.conf.Positional[str] = ""
+    a: Annotated[config.tyro.conf.Positional[str], config.tyro.conf.arg(metavar="A")] = ""
     """key=value of its runs, as commit=91bc603 or learning_rate=0.001; or a folder of runs"""
-    b: config.tyro.conf.Positional[str] = ""
+    b: Annotated[config.tyro.conf.Positional[str], config.tyro.conf.arg(metavar="B")] = ""
     """the same, of what it is compared with"""
 
 

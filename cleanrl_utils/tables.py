@@ -6,7 +6,7 @@ import csv
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -24,7 +24,9 @@ COLUMNS += ("length", "games", "cut")
 class Args:
     """Let saved agents play, and put how well they do into a table: on the screen, as markdown and as CSV."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]] = field(default_factory=tuple)
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN_FOLDER ...")] = field(
+        default_factory=tuple
+    )
     """run folders, of training with --save-model; folders in the box"""
     episodes: int = 20
     """whole episodes of each agent"""

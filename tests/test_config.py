@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,16 +66,40 @@ def test_the_papers_values_are_in_its_file():
     assert (args.life_loss, args.student, args.total_timesteps) == (False, "nature", 2_500_000)
 
 
-def test_every_flag_has_help_text(capsys):
-    for script in (dqn, qdagger, dqn_vector, fqi):
-        with pytest.raises(SystemExit) as stopped:
-            config.parse(script.Args, ["--help"])
-        assert stopped.value.code == 0
-        text = capsys.readouterr().out
-        assert all(config.flag(name) in text for name in vars(script.Args()))
-        source = Path(script.__file__).read_text()
-        body = source[source.index("class Args:") : source.index("def check")]
-        assert body.count('"""') // 2 == len(vars(script.Args())) + 1
+SCRIPTS = [dqn, dqn_atari_jax, qdagger, qdagger_jax, dqn_vector, dqn_jax, fqi]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__.split(".")[-1])
+def test_help_has_every_flag_in_its_group_with_its_default_and_a_sentence(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # wider ones are divided
+    with pytest.raises(SystemExit) as stopped:
+        config.parse(script.Args, ["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert script.__doc__.splitlines()[0] in text
+    titles = ["run", "environment", *(["teacher-and-distillation"] if "qdagger" in script.__name__ else []), "algorithm"]
+    lines = [line.strip(" │╭╮─") for line in text.splitlines()]
+    assert [line.removesuffix(" options") for line in lines if line.endswith(" options")] == titles
+    lines = [line for line in lines if not line.endswith(" options") and set(line) - {"-"}]
+    args = vars(script.Args())
+    explained = dict(re.findall(r"^--(\w[\w-]*)(.*(?:\n[^-].*)*)", "\n".join(lines), re.M))
+    assert list(explained) == [name.replace("_", "-") for name in args], "in the order of the script"
+    for (name, value), words in zip(args.items(), explained.values(), strict=True):
+        sentence, default = re.fullmatch(r".*?([a-zA-Z]\w* \w+.*) \(default: (.*)\)", " ".join(words.split())).groups()
+        assert len(sentence) > 10
+        assert default in (str(value), repr(value), as_typed(value)), name
+
+
+def as_typed(value):
+    """A tuple and a mapping as the command line takes them."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else f"'{json.dumps(value)}'"
+
+
+def test_help_that_nobody_reads_to_its_end_is_no_error():
+    """As in `--help | head`."""
+    command = f"{sys.executable} {fqi.__file__} --help | true; echo ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) in (("141\n", ""), ("0\n", "")), "0: all of it fitted into the pipe"
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
