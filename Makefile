@@ -1,7 +1,7 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
 # make quickstart-jax   the same by the JAX twin
 # make test         every test
-# make system-deps  what the tests of sweeps on a cluster need: Slurm, from Debian's packages (else they skip)
+# make system-deps  what the tests of clusters and of the site need: Slurm and Chromium, from Debian's packages (else they skip)
 # make twin-diff    how much the scripts of the two frameworks have in common
 # make check        lint, lock file, docs: what CI runs after the tests
 
@@ -23,7 +23,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 system-deps:
 	$(SUDO) apt-get update --quiet --quiet
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --no-install-recommends --yes \
-		slurmctld slurmd slurm-client munge
+		slurmctld slurmd slurm-client munge chromium
 
 # Two processes of one thread each: on two cores 7 minutes, where one process of two threads takes 11.
 test: .venv/dev

@@ -342,7 +342,7 @@ def runs_table(groups: Groups) -> list[str]:
 
 PAGE = """# {title}
 {note}
-```bash
+```shell
 python -m cleanrl_utils.report {command}
 ```
 

@@ -22,6 +22,7 @@ from torch import nn
 from cleanrl import dqn, dqn_jax
 from cleanrl_utils import evals, models
 from cleanrl_utils.tracking import Tracker
+from tests import pages
 from tests.conftest import TINY_DQN, scalars, weights
 from tests.test_maths import ONLINE, TARGET, TD_LOSSES
 
@@ -316,10 +317,7 @@ def test_a_run_leaves_models_config_and_metrics(train, vector_dqn):
     assert (run["status"], run["steps"], run["flags"]["hidden_units"]) == ("complete", 1500, [16])
     assert set(run["evaluations"]) == {"agent", "best evaluation"}
     logged = scalars(folder)
-    assert set(logged) == {
-        "charts/episodic_return", "charts/episodic_length", "charts/epsilon", "charts/SPS", "losses/td_loss",
-        "losses/q_values", "eval/episodic_return",
-    }  # fmt: skip
+    assert set(logged) == pages.metrics("docs/rl-algorithms/dqn.md")
     assert [step for step, _ in logged["eval/episodic_return"]] == [600, 1200, 1500]
     assert max(value for _, value in logged["eval/episodic_return"]) == np.mean(
         run["evaluations"]["best evaluation"]["returns"]

@@ -13,6 +13,7 @@ import torch
 
 from cleanrl import dqn_atari, dqn_atari_jax
 from cleanrl_utils import models
+from tests import pages
 from tests.conftest import TINY_RUN, needs_compiler, scalars, watch_updates, weights
 
 
@@ -41,10 +42,7 @@ def test_a_run_leaves_model_config_and_metrics(train, dqn):
     assert not list(folder.glob("*.tmp"))
 
     logged = scalars(folder)
-    assert set(logged) == {
-        "charts/episodic_return", "charts/episodic_length", "charts/epsilon", "charts/SPS", "losses/td_loss",
-        "losses/q_values", "eval/episodic_return",
-    }  # fmt: skip
+    assert set(logged) == pages.metrics("docs/rl-algorithms/dqn.md")
     assert [step for step, _ in logged["charts/SPS"]] == [1000, 2000, 3000, 4000]
     # The exploration fraction is 0.1 of 4000 steps; the value logged at 1000 is that of the step before.
     assert logged["charts/epsilon"][0][1] == pytest.approx(0.01)

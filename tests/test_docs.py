@@ -1,0 +1,230 @@
+"""The pages say what is so: their commands run or have flags that exist, and what they name is there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cleanrl_utils import benchmark, config, players, report
+from cleanrl_utils.tracking import LAYOUT
+from tests import pages
+from tests.conftest import DQN, QDAGGER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, VECTOR_DQN
+from tests.pages import ROOT, Command
+from tests.test_enjoy import cut_at
+
+COMMANDS = list({(command.language, command.words): command for command in pages.commands()}.values())
+SCRIPTS = {path.stem: importlib.import_module(f"cleanrl.{path.stem}") for path in sorted(ROOT.glob("cleanrl/[a-z]*.py"))}
+TINY = dict.fromkeys([*DQN], TINY_RUN[2:]) | dict.fromkeys(QDAGGER, [*TINY_RUN[2:], *TINY_TEACHER])
+TINY |= dict.fromkeys(VECTOR_DQN, TINY_DQN) | {SCRIPTS["fqi"]: [*TINY_FQI, "--regressor-kwargs", "{}"]}
+EXTRAS = tomllib.loads(pages.text_of("pyproject.toml"))["project"]["optional-dependencies"]
+THEIRS = {"--index-url", "--extras", "--strict", "--logdir", "--install", "--xla_gpu_deterministic_ops"}
+"""Flags of other people's programs that pages name."""
+
+
+def module_of(words: tuple[str, ...]) -> tuple[ModuleType, tuple[str, ...]]:
+    """The module that a Python command runs, and its flags."""
+    if words[1] == "-m":
+        name = "cleanrl_utils.tables" if words[2] == "cleanrl_utils.evals" else words[2]
+        name = "cleanrl_utils.zoo.__main__" if name == "cleanrl_utils.zoo" else name
+        return importlib.import_module(name), words[3:]
+    return SCRIPTS[Path(words[1]).stem], words[2:]
+
+
+# --- Commands ---
+
+
+def parse(module: ModuleType, flags: tuple[str, ...]) -> None:
+    """Parse and check flags; what a page only stands for (a run to be resumed) is left out."""
+    if flags[:1] == ("--help",):
+        with pytest.raises(SystemExit) as stopped:
+            config.parse(module.Args, [*flags])
+        assert stopped.value.code == 0
+    elif "--resume" in flags:
+        assert hasattr(module.Args(), "resume")
+    elif module is benchmark:
+        assert benchmark.plan(config.parse(benchmark.Args, [*flags]))
+    elif module is report and flags[0] == "compare":
+        config.parse(report.CompareArgs, [*flags[1:]])
+    else:
+        args = config.parse(module.Args, [*flags])
+        if module in SCRIPTS.values() and not args.__dict__.get("upload_model"):
+            module.check(args)
+
+
+def check_extras(words: tuple[str, ...]) -> None:
+    """What pip, uv or poetry is asked to install is there."""
+    for word in words:
+        if extras := re.fullmatch(r"\.\[(.*)\]", word):
+            assert set(extras[1].split(",")) <= EXTRAS.keys()
+        if word.startswith("requirements/"):
+            assert (ROOT / word).is_file()
+    if "--extras" in words:
+        assert set(words[words.index("--extras") + 1].split()) <= EXTRAS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_commands_have_files_and_flags_that_exist(command: Command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program, *rest = command.words
+    if program == "poetry" and rest[0] == "run":
+        program, *rest = rest[1:]
+    words = (program, *rest)
+    if program == "make":
+        assert rest
+        assert all(re.search(rf"^{target}:", pages.text_of("Makefile"), re.M) for target in rest)
+    elif program == "bash":
+        assert (ROOT / rest[0]).is_file()
+        config.parse(benchmark.Args, rest[1:])
+    elif program in ("pip", "uv", "poetry"):
+        check_extras(words)
+    elif program in ("python", "python3") and rest[0] not in ("docs/tutorial/q_learning.py", "docs/tutorial/plot.py"):
+        if rest[:2] == ["-m", "venv"]:
+            return
+        if rest[0].startswith("benchmark/"):  # their own flags, then perhaps a script's
+            place = next((i for i, word in enumerate(rest) if word.startswith("cleanrl/")), len(rest))
+            source = pages.text_of(rest[0])
+            for flag in (word for word in rest[:place] if word.startswith("--")):
+                assert f'"{flag}"' in source or re.search(rf"^    {flag[2:]}:", source, re.M), flag
+            if place == len(rest):
+                return
+            words = ("python", *rest[place:])
+        parse(*module_of(words))
+    else:
+        assert program in ("tensorboard", "wandb", "hf", "python")
+
+
+RUNNABLE = [command for command in COMMANDS if command.language == "bash" and not command.page.startswith("docs/tutorial")]
+WITHOUT_SEEDS = {re.sub(r"--seed \d+", "", " ".join(command.words)): command for command in RUNNABLE}
+
+
+@pytest.mark.parametrize("command", WITHOUT_SEEDS.values(), ids=str)
+def test_runnable_commands_run_with_tiny_sizes(command: Command, empty_folder, monkeypatch, capsys):
+    """The tutorial's are run by tests/test_tutorial.py."""
+    for name in ("benchmark", "cleanrl_utils"):
+        (empty_folder / name).symlink_to(ROOT / name)
+    monkeypatch.setattr(players.Player, "settings", cut_at(400))
+    module, flags = module_of(command.words)
+    with contextlib.suppress(SystemExit) if "--help" in flags else contextlib.nullcontext():
+        module.main(config.parse(module.Args, [*flags, *TINY.get(module, [])]))
+    if "--video" in flags:
+        assert Path(flags[flags.index("--video") + 1]).stat().st_size > 1000
+    assert capsys.readouterr().out or list(Path("runs").glob("*/config.json"))
+
+
+def test_blocks_are_marked_and_the_runnable_ones_are_many():
+    languages = {language for page in pages.PAGES for language, _ in pages.blocks(pages.name_of(page))}
+    assert languages <= {"bash", "shell", "python", "text"}
+    assert len(WITHOUT_SEEDS) >= 20
+    assert {command.words[0] for command in RUNNABLE} == {"python"}
+
+
+# --- Names ---
+
+NAMED = [(page, name) for page in map(pages.name_of, pages.PAGES) for name in sorted(pages.named(page))]
+FOLDERS = ("cleanrl", "cleanrl_utils", "benchmark", "tests", "docs", "requirements")
+
+
+def sources() -> str:
+    paths = [path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*") if path.suffix in (".py", ".sh", ".yaml")]
+    return "\n".join(path.read_text(encoding="utf-8") for path in [*paths, ROOT / "Makefile", ROOT / "pyproject.toml"])
+
+
+MODULES = ("enjoy", "tables", "huggingface", "benchmark", "report", "curves")
+report_compare = type("compare", (), {"Args": report.CompareArgs})
+
+
+def test_flags_that_pages_name_exist():
+    modules = [*SCRIPTS.values(), *(importlib.import_module(f"cleanrl_utils.{name}") for name in MODULES), report_compare]
+    known = {config.flag(field.name) for module in modules for field in dataclasses.fields(module.Args)}
+    known |= {flag.replace("--", "--no-", 1) for flag in known} | {"--help"} | THEIRS
+    fields = [re.findall(r"^    (\w+): ", path.read_text(), re.M) for path in ROOT.glob("benchmark/*.py")]
+    known |= {config.flag(field) for field in sum(fields, [])}
+    unknown = [
+        (page, flag) for page, name in NAMED for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", name) if flag not in known
+    ]
+    assert not unknown
+
+
+def test_files_that_pages_name_exist():
+    pattern = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*")
+    named = [(page, path) for page, name in NAMED for path in pattern.findall(name)]
+    of_runs = ("docs/rl-algorithms/NAME.md", "cleanrl/BreakoutNoFrameskip", "cleanrl/PongNoFrameskip")
+    missing = [
+        (page, path)
+        for page, path in named
+        if not list(ROOT.glob(path.rstrip("."))) and not path.startswith(of_runs) and path != "cleanrl/"
+    ]
+    assert len(named) > 60
+    assert not missing
+
+
+def test_symbols_that_pages_name_exist():
+    """`NatureCNN.forward`, `td_target`, `test_...`: whatever looks like a name of the code's stands in it."""
+    text = set(re.findall(r"\w+", sources())) | {"reduce_window", "NAME_jax"}  # one is of JAX, one stands for others
+    looks_like_one = re.compile(r"[A-Za-z]\w*(?:_\w+|[a-z][A-Z]\w*)(?:\.\w+)*(?:\(.*\))?")
+    symbols = [(page, name) for page, name in NAMED if looks_like_one.fullmatch(name) and page != "CHANGELOG.md"]
+    assert len(symbols) > 60
+    assert not [(page, name) for page, name in symbols if not set(re.findall(r"\w+", name.split("(")[0])) <= text]
+
+
+def test_tests_that_pages_name_exist():
+    defined = {
+        name for path in ROOT.glob("tests/test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    named = {name for _, name in NAMED if name.startswith("test_")}
+    assert len(named) > 20
+    assert named <= defined
+
+
+def test_metrics_that_pages_name_are_those_of_the_algorithms_pages():
+    """Which are compared with what runs write: `test_dqn_atari`, `test_qdagger`, `test_dqn`, `test_fqi`."""
+    explained = set().union(*(pages.metrics(f"docs/rl-algorithms/{name}.md") for name in ("dqn", "qdagger", "fqi")))
+    others = {metric for page in pages.PAGES for metric in pages.metrics(pages.name_of(page))}
+    assert others - explained <= {"score/agent"}
+    assert {tag for charts in LAYOUT.values() for chart in charts.values() for tag in chart} <= explained
+
+
+@pytest.mark.parametrize("page", ["dqn", "qdagger", "fqi"])
+def test_every_metric_of_a_table_has_a_formula(page):
+    rows = re.findall(r"^\| `((?:charts|losses|eval)/\S+)` \|(.*)\|$", pages.text_of(f"docs/rl-algorithms/{page}.md"), re.M)
+    assert len(rows) >= 3
+    for metric, cells in rows:
+        meaning, formula = cells.split(" | ")[-2:]
+        assert len(meaning) > 8, metric
+        assert formula.strip(), metric
+
+
+def test_links_of_pages_outside_of_the_site_lead_somewhere():
+    """Those of the site are checked by `mkdocs build --strict`."""
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "benchmark/slurm.md",
+        *(pages.name_of(card) for card in ROOT.glob("cleanrl_utils/zoo/*/README.md")),
+    ):
+        for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", pages.prose(page)):
+            assert "://" in link or ((ROOT / page).parent / link).exists(), (page, link)
+
+
+def test_extras_are_explained():
+    table = pages.text_of("docs/get-started.md").split("| extra |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == EXTRAS.keys()
+
+
+def test_modules_that_may_be_missing_are_among_the_common_problems():
+    """Every package of an extra that a script imports at its beginning."""
+    problems = pages.text_of("docs/get-started.md").split("## Common problems")[1]
+    for module in ("ale_py", "jax", "flax", "optax", "sklearn"):
+        assert f"'{module}'" in problems
+
+
+def test_the_changelog_and_pages_say_nothing_of_this_machine():
+    for page in pages.PAGES:
+        assert not re.search(r"/work/|/tmp/|/root/", page.read_text(encoding="utf-8")), page
