@@ -65,7 +65,7 @@ def commands() -> list[Command]:
     """
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        programs = [*PROGRAMS.split(), ".venv/bin/tensorboard", ".venv/bin/python"]
+        programs = [*PROGRAMS.split(), *(f".venv/bin/{name}" for name in ("tensorboard", "python", "pip"))]
         for program in programs:
             path = Path(folder, program)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ def test_flags_that_pages_name_exist():
     known = {config.flag(field.name) for module in modules for field in dataclasses.fields(module.Args)}
     known |= {flag.replace("--", "--no-", 1) for flag in known} | {"--help"} | THEIRS
     fields = [re.findall(r"^    (\w+): ", path.read_text(), re.M) for path in ROOT.glob("benchmark/*.py")]
-    known |= {config.flag(field) for field in sum(fields, [])}
+    known |= {config.flag(field) for field in sum(fields, [])} | set(re.findall(r'"(--[\w-]+)"', sources()))
     unknown = [
         (page, flag) for page, name in NAMED for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", name) if flag not in known
     ]
