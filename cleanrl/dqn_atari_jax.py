@@ -63,7 +63,8 @@ class Args:
     capture_video: bool = False
     """record a game at each evaluation to videos/{run_name}; needs the extra `video`"""
     save_model: bool = False
-    """write {exp_name}.cleanrl_model to the run folder, and {exp_name}-best.cleanrl_model at each best evaluation"""
+    """write {exp_name}.cleanrl_model to the run folder, and with eval-frequency
+    {exp_name}-best.cleanrl_model at each best evaluation"""
     upload_model: bool = False
     """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
     hf_entity: str = ""

@@ -493,7 +493,8 @@ def fading(returns: Sequence[float], teacher_return: float, random_return: float
     1 - (G_S - random) / (G_T - random), clipped: 1 for a random student, 0 for one as good as its teacher. 1 until
     ten games have ended, 0 from `decay_steps` on.
     """
-    # Differs from the paper: G_S is the mean of the latest ten training games, not of evaluation games.
+    # Differs from the paper: G_S is the mean of the latest ten training games, not of evaluation games, and d rises again
+    # where the student falls back; in the paper's code it stays 0 once it has been.
     if step >= decay_steps:
         return 0.0
     if len(returns) < 10:

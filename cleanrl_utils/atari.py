@@ -16,7 +16,7 @@ from cleanrl_utils.devices import num_cores
 gym.register_envs(ale_py)
 
 MAX_FRAMES = 108_000
-"""Raw frames (60 per second, so 30 minutes) after which a game is cut, as in Mnih et al. 2015."""
+"""Raw frames (60 per second, so 30 minutes) after which a game is cut: the field's custom, and Gymnasium's for v4 and v5."""
 
 
 def game_settings(env_id: str) -> tuple[str, float]:

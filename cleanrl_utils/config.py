@@ -76,8 +76,7 @@ class WriteError(OSError):
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
     """Parse the flags and call `main`; what goes wrong ends the process with one line and a status.
 
-    2: a mistake of the user's (`BadInput`); 1: training diverged, or a file could not be written; 130: Ctrl-C; 141: a reader
-    of the output that has gone.
+    2: a mistake of the user's (`BadInput`); 1: training diverged, or a file could not be written; 130: Ctrl-C.
     """
     try:
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
@@ -89,9 +88,6 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # `--help | head`: who read has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # as SIGPIPE would, which Windows has not
 
 
 def parse(args_class: type[Args], argv: list[str]) -> Args:
@@ -135,6 +131,9 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
             about = sys.modules[args_class.__module__].__doc__
             parsed = tyro.cli(groups, prog=program, description=about, args=argv, config=(tyro.conf.OmitArgPrefixes,))
             return args_class(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
+    except BrokenPipeError:  # `--help | head`: who read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as SIGPIPE would, which Windows has not
     except SystemExit as stopped:
         if stopped.code:  # tyro draws a box: its words in one line
             words = " ".join(re.sub(r"[^\x20-\x7e]+", " ", message.getvalue().split("For full help")[0]).split())
@@ -169,11 +168,11 @@ def _groups(args_class: type, default: Any) -> type | None:
 
 
 def _field_docs(args_class: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, on one line."""
+    """The docstring under each field of a dataclass, on one line; numbers without commas, where lines could be broken."""
     (definition,) = ast.parse(inspect.getsource(args_class)).body
     pairs = itertools.pairwise(definition.body)
     return {
-        field.target.id: " ".join(text.value.value.split())
+        field.target.id: re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.value.value.split()))
         for field, text in pairs
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }

@@ -1,6 +1,6 @@
 """What the site has beside its pages: formulas as MathML, and the files that the pages link to, as pages of their own.
 
-A page links to `../../cleanrl/dqn_atari.py#td_loss`: on a code host that is the file, on the site its page, at the function.
+A page links to `../../cleanrl/dqn_atari.py#td_loss`: on a code host that is the file, on the site the function on its page.
 So links to code are checked by `mkdocs build --strict`, and nothing on the site comes from elsewhere or needs a script.
 """
 
@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
+PICTURES = (".png", ".gif", ".svg")
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml"}
 
 
@@ -31,7 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         name = todo.pop()
         if name not in done:
             done.add(name)
-            if name.endswith((".png", ".gif")):
+            if name.endswith(PICTURES):
                 files.append(File.generated(config, page_of(name), abs_src_path=str(ROOT / name)))
                 continue
             text = (ROOT / name).read_text(encoding="utf-8")
@@ -44,6 +45,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs passes names
     """Let links to files outside of docs/ lead to their pages."""
     uri = page.file.src_uri
+    if uri.startswith("source/") and uri.count(".") > 1:  # code
+        return markdown
     origin = uri.removeprefix("source/") if uri.startswith("source/") else f"docs/{uri}"
 
     def to_page(link: re.Match[str]) -> str:
@@ -80,7 +83,7 @@ def linked(origin: str, markdown: str) -> list[str]:
 
 def page_of(name: str) -> str:
     """The page of a file outside of docs/."""
-    return f"source/{name}" if name.endswith((".md", ".png", ".gif")) else f"source/{name}.md"
+    return f"source/{name}" if name.endswith((".md", *PICTURES)) else f"source/{name}.md"
 
 
 def source_page(name: str, text: str) -> str:

@@ -93,5 +93,5 @@ def named(page: str) -> set[str]:
 
 
 def metrics(page: str) -> set[str]:
-    """The metrics that an algorithm's page explains."""
-    return {name for name in named(page) if re.fullmatch(r"(charts|losses|eval)/[\w/]+", name)}
+    """The metrics that the tables of an algorithm's page explain."""
+    return set(re.findall(r"^\| `((?:charts|losses|eval)/[\w/]+)` \|", text_of(page), re.M))

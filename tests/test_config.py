@@ -64,6 +64,7 @@ def test_the_papers_values_are_in_its_file():
     assert (args.learning_rate, args.learning_rate_end, args.adam_eps, args.huber) == (1e-4, 1e-5, 1.5e-4, True)
     assert (args.distill_decay_steps, args.learning_starts, args.sticky_actions) == (1_500_000, 20_000, 0.25)
     assert (args.life_loss, args.student, args.total_timesteps) == (False, "nature", 2_500_000)
+    assert args.eval_epsilon == 0.001
 
 
 SCRIPTS = [dqn, dqn_atari_jax, qdagger, qdagger_jax, dqn_vector, dqn_jax, fqi]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -15,14 +18,15 @@ import pytest
 from cleanrl_utils import benchmark, config, players, report
 from cleanrl_utils.tracking import LAYOUT
 from tests import pages
-from tests.conftest import DQN, QDAGGER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, VECTOR_DQN
-from tests.pages import ROOT, Command
+from tests.conftest import DQN, QDAGGER, TINY_DQN, TINY_RUN, TINY_TEACHER, VECTOR_DQN
+from tests.pages import BLOCK, ROOT, Command
 from tests.test_enjoy import cut_at
 
 COMMANDS = list({(command.language, command.words): command for command in pages.commands()}.values())
 SCRIPTS = {path.stem: importlib.import_module(f"cleanrl.{path.stem}") for path in sorted(ROOT.glob("cleanrl/[a-z]*.py"))}
 TINY = dict.fromkeys([*DQN], TINY_RUN[2:]) | dict.fromkeys(QDAGGER, [*TINY_RUN[2:], *TINY_TEACHER])
-TINY |= dict.fromkeys(VECTOR_DQN, TINY_DQN) | {SCRIPTS["fqi"]: [*TINY_FQI, "--regressor-kwargs", "{}"]}
+TINY |= dict.fromkeys(VECTOR_DQN, TINY_DQN)
+TINY[SCRIPTS["fqi"]] = "--n-steps 200 --n-iterations 3 --eval-episodes 1 --eval-max-steps 5".split()
 EXTRAS = tomllib.loads(pages.text_of("pyproject.toml"))["project"]["optional-dependencies"]
 THEIRS = {"--index-url", "--extras", "--strict", "--logdir", "--install", "--xla_gpu_deterministic_ops"}
 """Flags of other people's programs that pages name."""
@@ -56,6 +60,8 @@ def parse(module: ModuleType, flags: tuple[str, ...]) -> None:
         args = config.parse(module.Args, [*flags])
         if module in SCRIPTS.values() and not args.__dict__.get("upload_model"):
             module.check(args)
+        if module is SCRIPTS["fqi"]:
+            module.make_regressor(args)
 
 
 def check_extras(words: tuple[str, ...]) -> None:
@@ -136,6 +142,20 @@ def sources() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in [*paths, ROOT / "Makefile", ROOT / "pyproject.toml"])
 
 
+def words_of_code() -> set[str]:
+    """Names, and words of strings, in all Python code; comments and docstrings do not count."""
+    found: set[str] = set()
+    for path in (path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            names = [getattr(node, field, None) for field in ("id", "attr", "arg", "name", "module")]
+            if isinstance(node, ast.Constant) and id(node) not in docstrings:
+                names.append(node.value)
+            found |= {word for name in names if isinstance(name, str) for word in re.findall(r"\w+", name)}
+    return found
+
+
 MODULES = ("enjoy", "tables", "huggingface", "benchmark", "report", "curves")
 report_compare = type("compare", (), {"Args": report.CompareArgs})
 
@@ -167,7 +187,7 @@ def test_files_that_pages_name_exist():
 
 def test_symbols_that_pages_name_exist():
     """`NatureCNN.forward`, `td_target`, `test_...`: whatever looks like a name of the code's stands in it."""
-    text = set(re.findall(r"\w+", sources())) | {"reduce_window", "NAME_jax"}  # one is of JAX, one stands for others
+    text = words_of_code() | {"reduce_window", "OneCycleLR", "NAME_jax"}  # two are others' names, one stands for any
     looks_like_one = re.compile(r"[A-Za-z]\w*(?:_\w+|[a-z][A-Z]\w*)(?:\.\w+)*(?:\(.*\))?")
     symbols = [(page, name) for page, name in NAMED if looks_like_one.fullmatch(name) and page != "CHANGELOG.md"]
     assert len(symbols) > 60
@@ -183,11 +203,11 @@ def test_tests_that_pages_name_exist():
     assert named <= defined
 
 
-def test_metrics_that_pages_name_are_those_of_the_algorithms_pages():
+def test_metrics_that_pages_name_are_in_the_tables_of_the_algorithms_pages():
     """Which are compared with what runs write: `test_dqn_atari`, `test_qdagger`, `test_dqn`, `test_fqi`."""
     explained = set().union(*(pages.metrics(f"docs/rl-algorithms/{name}.md") for name in ("dqn", "qdagger", "fqi")))
-    others = {metric for page in pages.PAGES for metric in pages.metrics(pages.name_of(page))}
-    assert others - explained <= {"score/agent"}
+    named = {(page, name) for page, name in NAMED if re.fullmatch(r"(charts|losses|eval)/[\w/]+", name)}
+    assert not [(page, name) for page, name in named if name not in explained]
     assert {tag for charts in LAYOUT.values() for chart in charts.values() for tag in chart} <= explained
 
 
@@ -201,16 +221,62 @@ def test_every_metric_of_a_table_has_a_formula(page):
         assert formula.strip(), metric
 
 
-def test_links_of_pages_outside_of_the_site_lead_somewhere():
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+OUTSIDE = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmark/slurm.md",
+    *map(pages.name_of, ROOT.glob("cleanrl_utils/zoo/*/*.md")),
+]
+
+
+@pytest.mark.parametrize("page", OUTSIDE)
+def test_links_and_pictures_of_pages_outside_of_the_site_are_there(page):
     """Those of the site are checked by `mkdocs build --strict`."""
-    for page in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "benchmark/slurm.md",
-        *(pages.name_of(card) for card in ROOT.glob("cleanrl_utils/zoo/*/README.md")),
-    ):
-        for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", pages.prose(page)):
-            assert "://" in link or ((ROOT / page).parent / link).exists(), (page, link)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    for link in re.findall(r"(?:\]\(|(?:src|href)=\")([^)\s\"]+)", pages.prose(page)):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        place = (ROOT / page).parent / path if path else ROOT / page
+        assert place.exists(), link
+        if listed.returncode == 0 and place.is_file():
+            assert place.resolve().relative_to(ROOT).as_posix() in listed.stdout.splitlines(), f"{link} is not committed"
+        assert not anchor or anchor in anchors(place), link
+
+
+def test_no_two_films_are_the_same():
+    films = [path.read_bytes() for path in ROOT.glob("docs/**/*.gif")]
+    assert len(films) >= 3
+    assert len(set(films)) == len(films)
+
+
+@pytest.mark.parametrize("page", map(pages.name_of, pages.PAGES))
+def test_no_section_is_empty(page):
+    text = BLOCK.sub("(code)", pages.text_of(page))
+    lines = [line for line in text.splitlines() if line.strip()]
+    for line, following in zip(lines, [*lines[1:], "# the end"], strict=True):
+        if level := re.match("#+ ", line):
+            deeper = re.match("#+ ", following)
+            assert not deeper or len(deeper[0]) > len(level[0]), line
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/benchmark/index.md"])
+def test_measured_numbers_stand_on_the_pages_of_their_measurements(page):
+    """Ours; what others have published is not looked up."""
+    measured = [path for path in ROOT.glob("docs/benchmark/**/*.md") if pages.name_of(path) != page]
+    results = "\n".join(path.read_text(encoding="utf-8") for path in [*measured, *ROOT.glob("cleanrl_utils/zoo/*/*.md")])
+    published = set(re.findall(r"[\d.]+ \+- [\d.]+", pages.text_of("docs/rl-algorithms/qdagger.md"))) | set(
+        re.findall(r"[\d.]+ \+- [\d.]+", pages.text_of("docs/rl-algorithms/dqn.md"))
+    )
+    told = re.findall(r"-?\d+\.\d+ \+- \d+\.\d+", pages.text_of(page))
+    assert len(told) >= 5
+    assert not [number for number in told if number not in results and number not in published]
 
 
 def test_extras_are_explained():
@@ -219,10 +285,18 @@ def test_extras_are_explained():
 
 
 def test_modules_that_may_be_missing_are_among_the_common_problems():
-    """Every package of an extra that a script imports at its beginning."""
+    """Whatever a script imports at its beginning and the package does not bring without an extra."""
     problems = pages.text_of("docs/get-started.md").split("## Common problems")[1]
-    for module in ("ale_py", "jax", "flax", "optax", "sklearn"):
-        assert f"'{module}'" in problems
+    imported: set[str] = set()
+    for script in SCRIPTS.values():
+        for node in ast.parse(Path(script.__file__).read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported |= {
+                name.split(".")[0] for name in [*names, *([node.module] if isinstance(node, ast.ImportFrom) else [])]
+            }
+    missing = imported - sys.stdlib_module_names - {"numpy", "torch", "gymnasium", "yaml", "tyro"}
+    assert {"ale_py", "jax", "cleanrl_utils"} < missing
+    assert {module for module in missing if f"'{module}'" not in problems} == set()
 
 
 def test_the_changelog_and_pages_say_nothing_of_this_machine():

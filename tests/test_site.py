@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import playwright.sync_api as playwright
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api")
 ROOT = Path(__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
@@ -22,9 +22,11 @@ SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "hei
 # screen, words that have the colour of what is behind them.
 LOOK = """() => ({
     pictures: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
-    formulas: [...document.querySelectorAll("article p, article td, article li")]
-        .filter(part => !part.querySelector("pre, code")).map(part => part.textContent)
-        .filter(text => /\\\\[a-z(]|[$]/.test(text)),
+    formulas: [...document.querySelectorAll("article p, article td, article li")].map(part => {
+        const copy = part.cloneNode(true);
+        copy.querySelectorAll("code, pre, math").forEach(other => other.remove());
+        return copy.textContent;
+    }).filter(text => /\\\\[a-z(]|[$]/.test(text)),
     undrawn: [...document.querySelectorAll("math")].filter(formula => formula.textContent.includes("\\\\")).length,
     width: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     text: getComputedStyle(document.querySelector("article")).color,
