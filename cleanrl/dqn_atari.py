@@ -583,7 +583,7 @@ def main(args: Args) -> Path:
     act = functools.partial(greedy_actions, q_network)
     if compiled:
         act = torch.compile(act, dynamic=False)
-    with working("compiling" if compiled else "warming up"):
+    with working("compiling (--no-compile leaves that out)" if compiled else "warming up"):
         act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
         update = make_update(loss_fn, optimizer, rb, args.batch_size, device, compiled)
     if args.cuda_graph:

@@ -671,7 +671,7 @@ def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], n
 
 def evaluate_teacher(evaluate_policy: Callable[..., Evaluation], act: Act, source: str, args: Args) -> dict[str, Evaluation]:
     """Scores of a random player and of the teacher. Raises `config.BadInput` for a teacher that is no better."""
-    with working("evaluating the teacher and a random player"):
+    with working(f"evaluating the teacher and a random player, {args.teacher_eval_episodes} games each"):
         random = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=1.0)
         teacher = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=args.eval_epsilon)
     if teacher.mean <= random.mean:
@@ -852,6 +852,10 @@ def main(args: Args) -> Path:
     torch.manual_seed(args.seed)
     be_deterministic(args, device)
 
+    # On a CPU torch.compile slows an IMPALA network down: docs/log.md.
+    slower = device.type == "cpu" and args.student != "nature"
+    bf16, compiled = use_bf16(args, device), args.compile and not slower and can_compile(device)
+
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
     num_actions = count_actions(args.env_id)
     teacher_network, source = load_teacher(args, num_actions)
@@ -867,9 +871,6 @@ def main(args: Args) -> Path:
     if not checkpoints.resumed:
         scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
 
-    # On a CPU torch.compile slows an IMPALA network down: docs/log.md.
-    slower = device.type == "cpu" and args.student != "nature"
-    bf16, compiled = use_bf16(args, device), args.compile and not slower and can_compile(device)
     for field in ("teacher_steps", "buffer_size"):
         setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 
@@ -894,7 +895,7 @@ def main(args: Args) -> Path:
     act, teacher_act = functools.partial(greedy_actions, q_network), functools.partial(greedy_actions, teacher_network)
     if compiled:
         act, teacher_act = (torch.compile(function, dynamic=False) for function in (act, teacher_act))
-    with working("compiling" if compiled else "warming up"):
+    with working("compiling (--no-compile leaves that out)" if compiled else "warming up"):
         for function in (act, teacher_act):
             function(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
     learner = Learner(q_network, target_network, optimizer, loss_fn, coefficient, learning_rate, device, compiled)

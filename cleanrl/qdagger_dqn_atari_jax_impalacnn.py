@@ -675,7 +675,7 @@ def warm_up(learner: Learner, rb: ReplayBuffer, args: Args, *num_updates: int) -
 
 def evaluate_teacher(evaluate_policy: Callable[..., Evaluation], act: Act, source: str, args: Args) -> dict[str, Evaluation]:
     """Scores of a random player and of the teacher. Raises `config.BadInput` for a teacher that is no better."""
-    with working("evaluating the teacher and a random player"):
+    with working(f"evaluating the teacher and a random player, {args.teacher_eval_episodes} games each"):
         random = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=1.0)
         teacher = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=args.eval_epsilon)
     if teacher.mean <= random.mean:
@@ -856,6 +856,8 @@ def main(args: Args) -> Path:
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     q_key = jax.random.key(args.seed)
 
+    bf16 = use_bf16(args, device)
+
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
     num_actions = count_actions(args.env_id)
     teacher_network, teacher_params, source = load_teacher(args, num_actions)
@@ -871,7 +873,6 @@ def main(args: Args) -> Path:
     if not checkpoints.resumed:
         scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
 
-    bf16 = use_bf16(args, device)
     for field in ("teacher_steps", "buffer_size"):
         setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 import ale_py
@@ -26,8 +27,10 @@ def game_settings(env_id: str) -> tuple[str, float]:
     """
     spec = gym.registry.get(env_id)
     if spec is None or not _is_atari(spec):
-        close = difflib.get_close_matches(env_id, [i for i, s in gym.registry.items() if _is_atari(s)], n=3)
-        hint = f"; closest: {', '.join(close)}" if close else ""
+        suffix = "NoFrameskip-v4"
+        games = [name.removesuffix(suffix) for name, s in gym.registry.items() if _is_atari(s) and name.endswith(suffix)]
+        close = difflib.get_close_matches(re.sub(r"^ALE/|(NoFrameskip|Deterministic)?(-.*)?$", "", env_id), games, n=3)
+        hint = f"; closest: {', '.join(game + suffix for game in close)}" if close else ""
         raise BadInput("--env-id", env_id, f"must be an Atari game like PongNoFrameskip-v4 or ALE/Pong-v5{hint}")
     return spec.kwargs["game"], spec.kwargs["repeat_action_probability"]
 

@@ -87,6 +87,7 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
         notice(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
+        notice("stopped")
         sys.exit(128 + signal.SIGINT)
 
 

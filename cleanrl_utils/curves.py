@@ -127,7 +127,7 @@ def main(args: Args) -> Path:
     try:
         draw(folder, out)
     except ModuleNotFoundError as error:
-        raise BadInput("RUN_FOLDER", str(folder), f"needs `{error.name}`: pip install -e .[plots]") from None
+        raise BadInput("RUN_FOLDER", str(folder), f"needs `{error.name}`: pip install -e '.[plots]'") from None
     notice(f"curve:      {out}")
     for model in sorted(folder.glob("*.cleanrl_model")):
         notice(f"model:      {model}")

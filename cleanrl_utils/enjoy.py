@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cleanrl_utils import config, models, players
 from cleanrl_utils.config import BadInput, WriteError, notice, output
+from cleanrl_utils.tracking import working
 from cleanrl_utils.video import Film, Window
 
 
@@ -92,7 +93,8 @@ def main(args: Args) -> None:
                 score = player.show(window, args.epsilon, args.seed + episode)
                 notice(f"shown: episode {episode + 1}, return {score:.10g}")
 
-    result = player.evaluate(args.eval_episodes, args.epsilon, args.seed)
+    with working(f"playing {args.eval_episodes} episodes side by side"):
+        result = player.evaluate(args.eval_episodes, args.epsilon, args.seed)
     for episode, (score, length) in enumerate(zip(result.returns, result.lengths, strict=True), 1):
         output(f"episode={episode} return={score:.10g} length={length}")
     low, high = min(result.returns), max(result.returns)

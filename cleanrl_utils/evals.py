@@ -85,7 +85,7 @@ def require_video(atari: bool = True, flag: str = "--capture-video") -> None:
             importlib.import_module(package)
         except ImportError as error:
             extras = "atari,video" if atari else "video"
-            raise BadInput(flag, "on", f"needs `{error.name}`: pip install -e .[{extras}]") from None
+            raise BadInput(flag, "on", f"needs `{error.name}`: pip install -e '.[{extras}]'") from None
 
 
 if __name__ == "__main__":

@@ -51,11 +51,13 @@ def require_vector_env(args: Any) -> None:
         env.reset()
     except ImportError as error:
         extra = EXTRAS.get(args.env_id.split(":")[0])
-        how = f": pip install -e .[{extra}]" if extra else f" ({first_line(error)})"
+        how = f": pip install -e '.[{extra}]'" if extra else f" ({first_line(error)})"
         raise BadInput("--env-id", args.env_id, f"needs a package that is not installed{how}") from None
     except gym.error.Error as error:
-        close = difflib.get_close_matches(args.env_id, gym.registry, n=3)
+        close = [] if args.env_id in gym.registry else difflib.get_close_matches(args.env_id, gym.registry, n=3)
         hint = f"; closest: {', '.join(close)}" if close else ""
+        if args.env_id.startswith("ALE/") or "NoFrameskip" in args.env_id:
+            hint = "; Atari games are for cleanrl/dqn_atari.py"
         raise BadInput("--env-id", args.env_id, f"cannot be made ({first_line(error)}){hint}") from None
     except Exception as error:  # whatever an environment says to keywords that it does not know
         flags = f"{args.env_id} {args.env_kwargs}"

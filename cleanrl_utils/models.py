@@ -162,7 +162,9 @@ def ask(repository: str) -> None:
     from huggingface_hub import constants  # noqa: PLC0415
 
     if not constants.HF_HUB_OFFLINE:
-        notice(f"asking the Hugging Face Hub for {repository}; without a network, that takes half a minute to fail")
+        notice(
+            f"no folder {repository} here: asking the Hugging Face Hub; without a network, that takes half a minute to fail"
+        )
 
 
 def _only_model(names: list[str], place: str, wanted: str) -> str:

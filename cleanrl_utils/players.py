@@ -86,7 +86,7 @@ def import_script(name: str, flag: str) -> ModuleType:
         return importlib.import_module(f"cleanrl.{name}")
     except ModuleNotFoundError as error:
         extras = [e for e, part in (("atari", "atari"), ("jax", "jax"), ("fqi", "fqi")) if part in name]
-        raise BadInput(flag, name, f"needs `{error.name}`: pip install -e .[{','.join(extras)}]") from None
+        raise BadInput(flag, name, f"needs `{error.name}`: pip install -e '.[{','.join(extras)}]'") from None
 
 
 def from_folder(

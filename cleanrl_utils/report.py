@@ -149,7 +149,7 @@ def statistics() -> Any:
     try:
         from cleanrl_utils import statistics  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
-        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e .[plots]") from None
+        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e '.[plots]'") from None
     return statistics
 
 
@@ -412,7 +412,7 @@ def main(args: Args) -> Path:
     try:
         from cleanrl_utils import report_plots  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
-        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e .[plots]") from None
+        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e '.[plots]'") from None
     folder = Path(args.out)
     make_folder(folder)
     pictures = {"curves": report_plots.curves(groups, folder / "curves", args.metric, width(args))}

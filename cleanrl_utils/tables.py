@@ -15,6 +15,7 @@ from cleanrl_utils import config, players
 from cleanrl_utils.config import BadInput, notice, output, replacing
 from cleanrl_utils.evals import Evaluation
 from cleanrl_utils.scores import human_normalised
+from cleanrl_utils.tracking import working
 
 COLUMNS = ("model", "environment", "rewards", "epsilon", "max", "mean", "min", "sd", "human-normalised")
 COLUMNS += ("length", "games", "cut")
@@ -98,7 +99,9 @@ def main(args: Args) -> None:
     table: list[dict[str, Any]] = []
     for player in agents:
         notice(f"{player.name}: {args.episodes} games")
-        table += rows(player, player.evaluate(args.episodes, args.epsilon, args.seed), args.epsilon)
+        with working("playing"):
+            result = player.evaluate(args.episodes, args.epsilon, args.seed)
+        table += rows(player, result, args.epsilon)
 
     text, sheet = page(table, args), io.StringIO()
     writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")

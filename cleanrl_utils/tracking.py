@@ -13,12 +13,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -383,9 +383,14 @@ def make_folder(folder: Path, anew: bool = False) -> None:
     sync_folder(folder.parent)
 
 
-def working(text: str) -> contextlib.AbstractContextManager:
-    """A spinner with `text` for what happens before a run has a progress bar."""
-    return Console(stderr=True).status(text)
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """A spinner with `text` and the time it has taken, for what has no progress bar; only in a terminal."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as spinner:
+        spinner.add_task(text, total=None)
+        yield
 
 
 def versions() -> dict[str, str]:

@@ -46,7 +46,7 @@ def test_atari_images_are_sent_to_the_atari_script(refused, agent):
 def test_an_environment_whose_package_is_an_extra(refused, agent, monkeypatch):
     monkeypatch.setitem(sys.modules, "flappy_bird_gymnasium", None)
     line = refused(agent, *tiny(agent), "--env-id", "flappy_bird_gymnasium:FlappyBird-v0")
-    assert "pip install -e .[flappy]" in line
+    assert "pip install -e '.[flappy]'" in line
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_video_of_what_has_no_picture(refused, agent):
 
 def test_a_video_without_its_packages(refused, agent, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    assert "pip install -e .[video]" in refused(agent, *tiny(agent), "--capture-video")
+    assert "pip install -e '.[video]'" in refused(agent, *tiny(agent), "--capture-video")
 
 
 def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, vector_dqn, capsys):

@@ -123,9 +123,9 @@ def test_a_missing_extra_is_named(refused, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "cleanrl.dqn_jax")
     monkeypatch.setitem(sys.modules, "jax", None)
-    assert "needs `jax`: pip install -e .[jax]" in refused(enjoy, "--exp-name", "dqn_jax", "--run", str(TEACHER))
+    assert "needs `jax`: pip install -e '.[jax]'" in refused(enjoy, "--exp-name", "dqn_jax", "--run", str(TEACHER))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    assert "--video on: needs `imageio_ffmpeg`: pip install -e .[atari,video]" in refused(enjoy, "--video", "x.mp4")
+    assert "--video on: needs `imageio_ffmpeg`: pip install -e '.[atari,video]'" in refused(enjoy, "--video", "x.mp4")
 
 
 @pytest.mark.parametrize("source", ["--run", "--hf-repository"])

@@ -98,7 +98,7 @@ def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher_in_a_fresh_cache(
     flags = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", REPO]
     status, said = run(hub, qdagger_dqn_atari_impalacnn, *flags, token=None)
     assert status == 0, said
-    assert f"asking the Hugging Face Hub for {REPO}" in said
+    assert f"no folder {REPO} here: asking the Hugging Face Hub" in said
 
 
 @pytest.fixture
@@ -350,5 +350,5 @@ def test_no_network_is_said_before_the_clients_retries(hub):
     status, said = children.run(qdagger_dqn_atari_impalacnn, *teacher, before=no_patience, args=(settings,))
     assert status == 2, said
     lines = [line for line in said.splitlines() if "me/nothing" in line]
-    assert "asking the Hugging Face Hub for me/nothing; without a network, that takes half a minute to fail" in lines[0]
+    assert "no folder me/nothing here: asking the Hugging Face Hub; without a network, that takes half a minute" in lines[0]
     assert "is not in the local cache, and the Hub cannot be reached" in lines[-1]
