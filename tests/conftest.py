@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, also by what tests start
+
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
 TEACHER = models.ZOO / "PongNoFrameskip-v4-dqn_atari-seed1"
@@ -37,7 +40,7 @@ TINY_DQN = (
 ).split()
 TINY_FQI = "--n-steps 200 --n-iterations 10 --regressor tree --gamma 0.5 --eval-episodes 1 --eval-max-steps 5".split()
 TINY_TEACHER = (
-    "--teacher-steps 64 --teacher-eval-episodes 2 --eval-max-frames 1500 --offline-steps 8 "
+    "--teacher-steps 64 --teacher-eval-episodes 2 --eval-max-frames 600 --offline-steps 8 "
     "--offline-target-network-frequency 4 --student nature"
 ).split()
 

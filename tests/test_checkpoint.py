@@ -29,7 +29,18 @@ from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, scalars
 
 VECTORS = [*TINY_DQN, "--save-model", "--eval-frequency", "500", "--checkpoint-frequency", "300"]
 ATARI = [*TINY_RUN, "--save-model", "--total-timesteps", "300", "--eval-frequency", "100", "--checkpoint-frequency", "40"]
-BOTH = [*ATARI, *TINY_TEACHER, "--offline-steps", "90", "--teacher-steps", "100", "--offline-eval-frequency", "30"]
+BOTH = [
+    *ATARI,
+    *TINY_TEACHER,
+    "--offline-steps",
+    "90",
+    "--teacher-steps",
+    "100",
+    "--offline-eval-frequency",
+    "45",
+    "--eval-frequency",
+    "150",
+]
 IN_TRAINING, IN_PHASES = {"training": (20, 80)}, {"collection": (20, 45), "offline": (40, 80), "online": (20, 80)}
 RUNS = {
     "dqn": (VECTORS, {"training": (300, 1000)}),
@@ -76,17 +87,18 @@ def left_alone(tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_at_random_moments_ends_as_the_run_left_alone(name, left_alone):
-    """In each phase, in a checkpoint that this phase writes, in the middle of an event, and around the flushing of files."""
+    """In each phase, in a checkpoint that this phase writes, in the middle of an event, and around the flushing of files.
+
+    QDagger's scripts, which are slow to start, in each phase at one of the first two, and at one of the others.
+    """
     script, (flags, phases) = getattr(children, name), RUNS[name]
     seed = random.SystemRandom().randrange(2**32)
     rng = np.random.default_rng(seed)
-    kills = [
-        (place, int(rng.integers(*range_)))
-        for phase in phases
-        for place, range_ in ((phase, phases[phase]), ("writing", (1, 40)))
-    ]
-    last = [*phases][-1]
-    kills += [("logging", int(rng.integers(1, 4))), ("flushing", int(rng.integers(1, 7))), (last, int(rng.integers(1, 20)))]
+    draws = [[(phase, phases[phase]), ("writing", (1, 40))] for phase in phases]
+    draws.append([("logging", (1, 4)), ("flushing", (1, 7)), ([*phases][-1], (1, 20))])
+    if "qdagger" in name:
+        draws = [[places[rng.integers(len(places))]] for places in draws]
+    kills = [(place, int(rng.integers(*range_))) for places in draws for place, range_ in places]
     for kill in kills:
         status, errors = children.run(script, *flags, before=children.die, args=kill)
         assert status == -signal.SIGKILL, (seed, kill, errors)

@@ -51,7 +51,7 @@ def test_a_run_leaves_model_config_and_metrics(train, dqn):
 
 def test_both_frameworks_play_the_same_games_at_random(train):
     """Same seed, same exploration, same environments: what is played before learning does not depend on the framework."""
-    flags = "--total-timesteps 4000 --learning-starts 100000 --start-e 1 --end-e 1".split()
+    flags = "--total-timesteps 2600 --learning-starts 100000 --start-e 1 --end-e 1".split()
     games = [scalars(train(script, *TINY_RUN, *flags))["charts/episodic_return"] for script in (dqn_atari, dqn_atari_jax)]
     assert games[0] == games[1] != []
 
@@ -65,7 +65,7 @@ def test_same_seed_gives_identical_weights_and_another_seed_does_not(train, dqn)
     assert not all(equal(first, other))
 
 
-@pytest.mark.parametrize(("num_envs", "sync_period", "num_syncs"), [(1, 100, 10), (6, 100, 10), (64, 100, 10), (64, 30, 16)])
+@pytest.mark.parametrize(("num_envs", "sync_period", "num_syncs"), [(1, 100, 10), (6, 100, 10), (64, 30, 16)])
 def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, dqn, monkeypatch, num_envs, sync_period, num_syncs):
     syncs, sync = [], dqn.sync
     updates = watch_updates(monkeypatch, dqn, id)
