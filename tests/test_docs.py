@@ -282,6 +282,9 @@ def test_measured_numbers_stand_on_the_pages_of_their_measurements(page):
 def test_extras_are_explained():
     table = pages.text_of("docs/get-started.md").split("| extra |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == EXTRAS.keys()
+    for page in pages.PAGES:
+        for extras in re.findall(r"\.\[([\w,]+)\]", page.read_text(encoding="utf-8")):
+            assert set(extras.split(",")) <= EXTRAS.keys(), page
 
 
 def test_modules_that_may_be_missing_are_among_the_common_problems():
