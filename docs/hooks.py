@@ -1,7 +1,7 @@
 """What the site has beside its pages: formulas as MathML, and the files that the pages link to, as pages of their own.
 
 A page links to `../../cleanrl/dqn_atari.py#td_loss`: on a code host that is the file, on the site the function on its page.
-So links to code are checked by `mkdocs build --strict`, nothing on the site comes from elsewhere, and formulas need no script.
+So links to code are checked by `mkdocs build --strict`, nothing here comes from elsewhere, and formulas need no script.
 """
 
 from __future__ import annotations

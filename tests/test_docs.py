@@ -131,6 +131,16 @@ def test_blocks_are_marked_and_the_runnable_ones_are_many():
     assert {command.words[0] for command in RUNNABLE} == {"python"}
 
 
+@pytest.mark.parametrize("page", map(pages.name_of, pages.PAGES))
+def test_numbered_lists_count_up(page):
+    """A line that happens to begin with a number and a point would be an item of its own."""
+    last = 0
+    for line in pages.prose(page).splitlines():
+        if number := re.match(r" *(\d+)\. ", line):
+            assert int(number[1]) in (1, last + 1), line
+            last = int(number[1])
+
+
 # --- Names ---
 
 NAMED = [(page, name) for page in map(pages.name_of, pages.PAGES) for name in sorted(pages.named(page))]
