@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -157,24 +158,28 @@ def _groups(args_class: type, default: Any) -> type | None:
     hints = typing.get_type_hints(args_class, include_extras=True)
     if "save_model" not in hints:
         return None
+    texts = _field_docs(args_class)
     groups: dict[str, list[tuple[str, Any, Any]]] = {}
-    for name, text in _field_docs(args_class).items():
-        group = groups.setdefault(GROUPS.get(name) or next(reversed(groups)), [])
-        value = dataclasses.field(
-            default_factory=functools.partial(getattr, default, name)
-        )  # a factory: it may be a mapping
-        group.append((name, Annotated[hints[name], tyro.conf.arg(help=text)], value))
+    for name in (field.name for field in dataclasses.fields(args_class)):
+        group = groups.setdefault(GROUPS.get(name) or next(reversed(groups), "run"), [])
+        value = dataclasses.field(default_factory=functools.partial(getattr, default, name))  # for it may be a mapping
+        group.append((name, Annotated[hints[name], tyro.conf.arg(help=texts.get(name))], value))
     made = [(group, dataclasses.make_dataclass(group, fields)) for group, fields in groups.items()]
     return dataclasses.make_dataclass(args_class.__name__, made)
 
 
 def _field_docs(args_class: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, on one line; numbers without commas, where lines could be broken."""
-    (definition,) = ast.parse(inspect.getsource(args_class)).body
-    pairs = itertools.pairwise(definition.body)
+    """The docstring under each field of a dataclass, on one line; numbers without commas, where lines could be broken.
+
+    Nothing where there is no source to read, as in a notebook.
+    """
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(args_class))).body
+    except (OSError, TypeError):
+        return {}
     return {
         field.target.id: re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.value.value.split()))
-        for field, text in pairs
+        for field, text in itertools.pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
 

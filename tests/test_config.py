@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,25 @@ def test_help_has_every_flag_in_its_group_with_its_default_and_a_sentence(script
 def as_typed(value):
     """A tuple and a mapping as the command line takes them."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else f"'{json.dumps(value)}'"
+
+
+@dataclass
+class Tried:
+    """Flags of someone's copy of a script, with one that nobody has described yet."""
+
+    exp_name: str = "tried"
+    """name"""
+    save_model: bool = False
+    new_idea: float = 0.5
+    env_id: str = "CartPole-v1"
+    """environment"""
+
+
+def test_a_flag_without_a_docstring_is_a_flag():
+    args = config.parse(Tried, ["--new-idea", "2", "--save-model", "--env-id", "Acrobot-v1"])
+    assert args == Tried(new_idea=2.0, save_model=True, env_id="Acrobot-v1")
+    unseen = dataclasses.make_dataclass("Unseen", [("save_model", bool, False), ("new_idea", float, 0.5)])
+    assert config.parse(unseen, ["--new-idea", "3"]) == unseen(new_idea=3.0), "nor is its source needed"
 
 
 def test_help_that_nobody_reads_to_its_end_is_no_error():
