@@ -123,16 +123,14 @@ def _option(argv: list[str], name: str) -> str | None:
 def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
     """The command line over `default`."""
     message = io.StringIO()
-    groups = _groups(args_class, default)
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {module.name.removesuffix('.__main__')}" if module else f"python {sys.argv[0]}"
     try:
         with contextlib.redirect_stderr(message):
-            if groups is None:
-                return tyro.cli(args_class, prog=program, default=default, args=argv)
-            about = sys.modules[args_class.__module__].__doc__
-            parsed = tyro.cli(groups, prog=program, description=about, args=argv, config=(tyro.conf.OmitArgPrefixes,))
-            return args_class(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
+            if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # a script's: in groups
+                about, flat = sys.modules[args_class.__module__].__doc__, (tyro.conf.OmitArgPrefixes,)
+                tyro.cli(_grouped(args_class, default), prog=program, description=about, args=argv, config=flat)
+            return tyro.cli(args_class, prog=program, default=default, args=argv)
     except BrokenPipeError:  # `--help | head`: who read has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # as SIGPIPE would, which Windows has not
@@ -153,11 +151,9 @@ GROUPS = {
 """The flags with which a group begins in the help text of a script."""
 
 
-def _groups(args_class: type, default: Any) -> type | None:
-    """A class with the fields of a script's `args_class` in groups, for its help; None where it is not of a script."""
+def _grouped(args_class: type, default: Any) -> type:
+    """A class with the fields of a script's `args_class` in groups, for its help."""
     hints = typing.get_type_hints(args_class, include_extras=True)
-    if "save_model" not in hints:
-        return None
     texts = _field_docs(args_class)
     groups: dict[str, list[tuple[str, Any, Any]]] = {}
     for name in (field.name for field in dataclasses.fields(args_class)):

@@ -96,16 +96,7 @@ def source_page(name: str, text: str) -> str:
                 first = min(part.lineno for part in (node, *node.decorator_list))
                 definitions[first] = node.name
     fence, level = "`````", "##"
-    lines = [
-        "---",
-        "hide: [navigation]",
-        "search: {boost: 0.3}",
-        f"title: {name}",
-        "---",
-        f"# `{name}`",
-        "",
-        fence + language,
-    ]
+    lines = [f"---\nhide: [navigation]\nsearch: {{boost: 0.3}}\ntitle: {name}\n---\n# `{name}`\n", fence + language]
     for number, line in enumerate(text.splitlines(), 1):
         if section := re.fullmatch(r"# --- (.*) ---", line):
             lines += [fence, "", f"## {section[1]}", "", fence + language]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), *ROOT.glob("benchmark/*.md"), *ROOT.glob("cleanrl_utils/zoo/*/*.md")]
 )
-BLOCK = re.compile(r"^( *)```(\w*)(?: [^\n]*)?\n(.*?)^\1```$", re.M | re.S)
+BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"(.*?)\")?\n(.*?)^\1```$", re.M | re.S)
 PROGRAMS = "python python3 pip make tensorboard wandb hf poetry uv bash"
 RECORDER = '#!/bin/bash\nprintf "%s\\x1f" "${0##*/}" "$@" >> "$RECORD"; printf "\\x1e" >> "$RECORD"\n'
 PLACEHOLDERS = {
@@ -44,11 +44,11 @@ def text_of(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    """(Language, content) of every block of code."""
+def blocks(page: str) -> list[tuple[str, str, str]]:
+    """(Language, title, content) of every block of code."""
     return [
-        (language, re.sub(rf"^{indent}", "", content, flags=re.M))
-        for indent, language, content in BLOCK.findall(text_of(page))
+        (language, title, re.sub(rf"^{indent}", "", content, flags=re.M))
+        for indent, language, title, content in BLOCK.findall(text_of(page))
     ]
 
 
@@ -74,7 +74,7 @@ def commands() -> list[Command]:
         Path(folder, ".venv/bin/activate").touch()
         record = Path(folder, "record")
         for page in map(name_of, PAGES):
-            for language, content in blocks(page):
+            for language, _, content in blocks(page):
                 if language not in ("bash", "shell"):
                     continue
                 record.write_text("")

@@ -115,6 +115,9 @@ def test_a_flag_without_a_docstring_is_a_flag():
     assert args == Tried(new_idea=2.0, save_model=True, env_id="Acrobot-v1")
     unseen = dataclasses.make_dataclass("Unseen", [("save_model", bool, False), ("new_idea", float, 0.5)])
     assert config.parse(unseen, ["--new-idea", "3"]) == unseen(new_idea=3.0), "nor is its source needed"
+    with pytest.raises(SystemExit) as stopped:
+        config.parse(unseen, ["--help"])
+    assert stopped.value.code == 0
 
 
 def test_help_that_nobody_reads_to_its_end_is_no_error():

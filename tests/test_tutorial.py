@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 import textwrap
 import tomllib
 from pathlib import Path
@@ -17,11 +16,12 @@ import pytest
 
 from cleanrl import dqn
 from cleanrl_utils import config
+from tests import pages
 from tests.conftest import TINY_DQN, TINY_FQI
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/tutorial/from-q-learning-to-dqn.md").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```$", re.M | re.S)
+NAME = "docs/tutorial/from-q-learning-to-dqn.md"
+PAGE = pages.text_of(NAME)
 TINY = {
     "docs/tutorial/q_learning.py": "--total-timesteps 2000 --eval-episodes 20".split(),
     "cleanrl/fqi.py": ["--n-steps", "300", "--n-iterations", "4", "--eval-max-steps", "50"],
@@ -39,7 +39,7 @@ def in_a_clone(empty_folder: Path) -> None:
 
 def blocks(language: str) -> list[tuple[str, str]]:
     """(Title, content) of every block in a language."""
-    return [(title, content) for found, title, content in FENCE.findall(PAGE) if found == language]
+    return [(title, content) for found, title, content in pages.blocks(NAME) if found == language]
 
 
 def script(path: str) -> ModuleType:
@@ -53,8 +53,8 @@ def script(path: str) -> ModuleType:
 
 
 INSTALLATION = {
-    "python -m venv .venv && . .venv/bin/activate",
-    'pip install -c requirements/constraints.txt -e ".[fqi,flappy,plots]"',
+    ("python", "-m", "venv", ".venv"),
+    ("pip", "install", "-c", "requirements/constraints.txt", "-e", ".[fqi,flappy,plots]"),
 }
 EXPERIMENTS = {  # experiment: target_network_frequency, double_q, n_step
     "dqn": (10, False, 1),
@@ -68,13 +68,9 @@ EXPERIMENTS = {  # experiment: target_network_frequency, double_q, n_step
 
 def commands() -> list[list[str]]:
     """Every Python command of the page, loops over seeds as their first command."""
-    found = []
-    for line in "".join(content for _, content in blocks("bash")).splitlines():
-        loop = re.fullmatch(r"for seed in 1 2 3; do (python .*); done", line)
-        assert loop or line.startswith("python ") or line in INSTALLATION, line
-        if line not in INSTALLATION:
-            found.append(shlex.split(loop[1].replace("$seed", "1") if loop else line)[1:])
-    return found
+    words = [command.words for command in pages.commands() if command.page == NAME and command.words not in INSTALLATION]
+    assert {program for program, *_ in words} == {"python"}
+    return [rest for _, *rest in words if not re.search("--seed [23]( |$)", " ".join(rest))]
 
 
 def test_experiments_have_the_flags_that_their_names_promise():
@@ -87,7 +83,7 @@ def test_experiments_have_the_flags_that_their_names_promise():
 
 
 def test_every_block_is_looked_at():
-    assert len(FENCE.findall(PAGE)) == PAGE.count("```") // 2
+    assert len(pages.blocks(NAME)) == PAGE.count("```") // 2
 
 
 def test_the_installation_brings_what_the_commands_need():
@@ -131,7 +127,7 @@ def test_the_other_code_runs_as_shown(train, capsys):
 def test_numbers_of_the_page_are_those_of_the_results():
     """Rows of tables as a whole; elsewhere every mean +- sd, every percentage, every number above 100 and with decimals."""
     results = (ROOT / "docs/benchmark/vectors.md").read_text()
-    text = FENCE.sub("", PAGE)
+    text = pages.prose(NAME)
     rows = [line.rstrip("| ") for line in text.splitlines() if "+-" in line and line.startswith("|")]
     assert len(rows) == 3
     assert not [row for row in rows if row not in results]
