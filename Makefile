@@ -38,7 +38,7 @@ check: .venv/dev .venv/lint
 
 # How much the scripts of the two frameworks have in common; ARGS=--lines shows what differs.
 twin-diff:
-	$(PYTHON) -m tests.twin_diff $(ARGS)
+	$(PYTHON) -m tests.support.twin_diff $(ARGS)
 
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve

@@ -18,9 +18,9 @@ import torch
 import tyro
 
 from cleanrl import dqn_atari
-from cleanrl_utils import archives
-from cleanrl_utils.config import replacing
-from cleanrl_utils.tracking import commit, hardware
+from cleanrl_utils.files import replacing
+from cleanrl_utils.record import commit, hardware
+from cleanrl_utils.run.archive import Archive, write
 
 
 @dataclass
@@ -64,11 +64,11 @@ def main(args: Args) -> None:
         path = Path(folder) / "rb.zip"
         before, started = peak(), time.perf_counter()
         with replacing(path) as file:
-            archives.write(file, {"rb": rb})
+            write(file, {"rb": rb})
         written, size, after_write = time.perf_counter() - started, path.stat().st_size / 1e6, peak()
         rb.frames.zero_()
         started = time.perf_counter()
-        archive = archives.Archive(path)
+        archive = Archive(path)
         archive.fill(rb, archive.tree["rb"])
         read = time.perf_counter() - started
     assert [int(frames.sum()) for frames in rb.frames.split(1 << 16)] == sums  # noqa: S101

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.tracking import TensorBoard, Tracker
+from cleanrl_utils.devices.common import keep_freed_memory
+from cleanrl_utils.run.sinks import TensorBoard
+from cleanrl_utils.run.tracker import Tracker
 
 SCRIPTS = Path(__file__).parents[1] / "cleanrl"
 ENDLESS = 10**8

@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cleanrl_utils.curves import scalars
+from cleanrl_utils.record import read_series
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -29,7 +29,8 @@ def outcome(run: Path) -> dict[str, Any]:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     found: dict[str, Any] = {key: config[key] for key in ("status", "steps", "evaluations")}
     found |= {path.name: path.read_bytes() for path in run.glob("*.cleanrl_model")}
-    return found | {tag: values for tag, values in scalars(run).items() if tag != "charts/SPS"}
+    logged = {tag: (steps.tolist(), values.tolist()) for tag, (steps, _, values) in read_series(run).items()}
+    return found | {tag: points for tag, points in logged.items() if tag != "charts/SPS"}
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from cleanrl_utils.curves import scalars
+from cleanrl_utils.record import read_series
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -26,7 +26,7 @@ GAMES = 100
 
 def curve(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps, every thousand from the hundredth game on, and the mean return of the last 100 games at each."""
-    steps, returns = map(np.array, scalars(run)["charts/episodic_return"])
+    steps, _, returns = read_series(run)["charts/episodic_return"]
     if len(steps) < GAMES:
         raise SystemExit(f"{run} has ended {len(steps)} games; a curve needs {GAMES}")
     grid = np.arange(-(-steps[GAMES - 1] // 1000) * 1000, steps[-1] + 1, 1000)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from gated import Candidate, filled_buffer, load, run_update, script_args, torch_update
 
-from cleanrl_utils import config
-from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.devices_torch import choose_devices
+from cleanrl_utils import flags
+from cleanrl_utils.devices.common import keep_freed_memory
+from cleanrl_utils.devices.in_torch import choose_devices
 
 KINDS = {
     "convolutions, backward": ("convolution_backward",),
@@ -89,4 +89,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    flags.run(main, Args)

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cleanrl_utils import config
 from cleanrl_utils.curves import run_folders
-from cleanrl_utils.tracking import commit, hardware, versions
+from cleanrl_utils.files import write_json
+from cleanrl_utils.record import commit, event_files, hardware, read_events, versions
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -73,7 +72,8 @@ def main() -> None:
     seen, peak = watch(arguments.command)
     run = run_folders()[-1]
 
-    logged = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload().Scalars("charts/SPS")
+    events = [event for path in event_files(run) for event in read_events(path)]
+    logged = [event for event in events if any(value.tag == "charts/SPS" for value in event.summary.value)]
     steps, clock = (np.array([getattr(event, name) for event in logged]) for name in ("step", "wall_time"))
     cpu_seconds = np.interp(clock, seen[:, 0], seen[:, 1])
     marks = [steps[-1] // 10, steps[-1] // 2, steps[-1]]
@@ -105,7 +105,7 @@ def main() -> None:
             round(float(minute), 1): float(size) for minute, size in zip(minutes, seen[:, 2], strict=True)
         },
     }
-    config.write_json(arguments.out.with_name(f"{arguments.out.name}.json"), result)
+    write_json(arguments.out.with_name(f"{arguments.out.name}.json"), result)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(minutes, seen[:, 2])

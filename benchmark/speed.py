@@ -37,9 +37,12 @@ from gated import (
     work,
 )
 
-from cleanrl_utils import atari, config
-from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.tracking import commit, hardware, versions
+from cleanrl_utils.devices.common import keep_freed_memory
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.evals import atari
+from cleanrl_utils.files import write_json
+from cleanrl_utils.flags import require_positive, run
+from cleanrl_utils.record import commit, hardware, versions
 
 STAGES = ("act", "send", "learn", "wait", "store")
 TWINS = ("dqn_atari", "dqn_atari_jax")
@@ -129,7 +132,7 @@ def device_of(args: Args) -> str:
 
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if args.device == "cuda" and found == "cpu":
-        raise config.BadInput("--device", "cuda", "is not available: torch finds none on this machine")
+        raise BadInput("--device", "cuda", "is not available: torch finds none on this machine")
     return found if args.device == "auto" else args.device
 
 
@@ -137,7 +140,7 @@ def has_bf16(device: str) -> bool:
     """Whether the device computes in bfloat16."""
     import torch  # noqa: PLC0415
 
-    from cleanrl_utils.devices_torch import use_bf16  # noqa: PLC0415
+    from cleanrl_utils.devices.in_torch import use_bf16  # noqa: PLC0415
 
     return use_bf16(argparse.Namespace(bf16=True), torch.device(device))
 
@@ -306,16 +309,16 @@ def say(text: str) -> None:
 
 def main(args: Args) -> None:
     """Measure, print, write."""
-    config.require_positive(args, "num_envs", "batch_size", "train_frequency", "buffer_size", "rounds", "window")
+    require_positive(args, "num_envs", "batch_size", "train_frequency", "buffer_size", "rounds", "window")
     atari.game_settings(args.env_id)
     for package in ("matplotlib", "stable_baselines3", "jax"):
         if importlib.util.find_spec(package) is None:
-            raise config.BadInput("speed.py", package, "is not installed: it needs the extras atari, jax and plots")
+            raise BadInput("speed.py", package, "is not installed: it needs the extras atari, jax and plots")
     args.device = device_of(args)
     candidates = sweep_candidates(args) if args.sweep else table_candidates(args)
     chosen = [candidate for candidate in candidates if not args.only or any(part in candidate.name for part in args.only)]
     if not chosen:
-        raise config.BadInput("--only", args.only, f"must be parts of: {', '.join(c.name for c in candidates)}")
+        raise BadInput("--only", args.only, f"must be parts of: {', '.join(c.name for c in candidates)}")
     out = Path(f"{args.out}-{args.sweep}" if args.sweep else args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -329,7 +332,7 @@ def main(args: Args) -> None:
             {"group": group, "name": name, "turns": [asdict(turn) | {"rate": turn.rate} for turn in series]}
             for (group, name), series in turns.items()
         ]
-        config.write_json(out.with_name(f"{out.name}.json"), result)
+        write_json(out.with_name(f"{out.name}.json"), result)
     lines = rates_table(turns)
     if not args.sweep:
         result["stages"], result["help"], result["ceilings"] = stage_shares(turns), help_times(), ceilings(args.device)
@@ -343,7 +346,7 @@ def main(args: Args) -> None:
         lines += ["", "| --help | seconds |", "|---|---|"]
         lines += [f"| {name} | {value:.2f} |" for name, value in result["help"].items()]
     print("\n".join(lines))  # noqa: T201
-    config.write_json(out.with_name(f"{out.name}.json"), result)
+    write_json(out.with_name(f"{out.name}.json"), result)
     out.with_name(f"{out.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     from speed_pictures import draw_sweep, draw_table  # noqa: PLC0415 - an extra
@@ -353,4 +356,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    run(main, Args)

@@ -17,14 +17,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cleanrl_utils import config, models
-from cleanrl_utils.checkpoint import Checkpoints
-from cleanrl_utils.devices_torch import be_deterministic, choose_devices, described
-from cleanrl_utils.evals import Evaluation, require_video
-from cleanrl_utils.gym_envs import evaluate, film_episode, finished_episodes, protocol, require_vector_env, sizes, vector_env
+from cleanrl_utils import flags
+from cleanrl_utils.devices.in_torch import be_deterministic, choose_devices, described
+from cleanrl_utils.evals.gym import (
+    evaluate,
+    film_episode,
+    finished_episodes,
+    protocol,
+    require_vector_env,
+    sizes,
+    vector_env,
+)
+from cleanrl_utils.evals.play import Evaluation, require_video
 from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.models.files import load_into, save_weights
+from cleanrl_utils.run.checkpoint import Checkpoints
+from cleanrl_utils.run.tracker import start_run
 from cleanrl_utils.seeds import env_seeds
-from cleanrl_utils.tracking import start_run
 
 LOG_FREQUENCY = 500
 """Environment steps between readings of losses and rates."""
@@ -70,7 +79,7 @@ class Args:
 
     env_id: str = "CartPole-v1"
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
-    env_kwargs: config.Json = field(default_factory=dict)
+    env_kwargs: flags.Json = field(default_factory=dict)
     """keywords of the environment, as '{"use_lidar": false}'"""
     num_envs: int = 1
     """environments stepped side by side; the ratio of updates to steps does not depend on it"""
@@ -118,15 +127,15 @@ class Args:
 
 
 def check(args: Args) -> None:
-    """Raise `config.BadInput` for a flag out of range."""
-    config.require_file_name(args, "exp_name")
-    config.require_positive(
+    """Raise `BadInput` for a flag out of range."""
+    flags.require_file_name(args, "exp_name")
+    flags.require_positive(
         args, "num_envs", "eval_episodes", "eval_max_steps", "total_timesteps", "learning_rate", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step", "hidden_units",
     )  # fmt: skip
-    config.require_seed(args)
-    config.require_not_negative(args, "checkpoint_frequency", "eval_frequency", "learning_starts")
-    config.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
+    flags.require_seed(args)
+    flags.require_not_negative(args, "checkpoint_frequency", "eval_frequency", "learning_starts")
+    flags.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
         require_video(atari=False)
@@ -368,17 +377,17 @@ def player(q_network: nn.Module, device: torch.device) -> Callable[[np.ndarray],
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
     q_network = QNetwork(*sizes(args), args.hidden_units)
-    models.load_into(q_network, path)
+    load_into(q_network, path)
     return player(q_network, torch.device("cpu"))
 
 
 def main(args: Args) -> Path:
-    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     device, _ = choose_devices(args)
-    args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     checkpoints = Checkpoints(args)
 
     # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
@@ -415,7 +424,7 @@ def main(args: Args) -> Path:
             tracker.scalars({"eval/episodic_return": result.mean}, step)
             if best is None or result.mean > best.mean:
                 if args.save_model and args.eval_frequency:
-                    models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+                    save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
                 best = result
             if args.capture_video:
                 film_episode(policy, args, tracker.folder.name, f"step-{step}")
@@ -474,7 +483,7 @@ def main(args: Args) -> Path:
         if args.eval_frequency:
             scores["best evaluation"] = best
         if args.save_model:
-            models.save_weights(q_network.state_dict(), model_path)
+            save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done}, scores)
     if args.upload_model:
         push(tracker.folder, args.hf_entity)
@@ -482,4 +491,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    flags.run(main, Args)

@@ -19,16 +19,29 @@ import torch.nn.functional as F
 from ale_py.vector_env import AtariVectorEnv
 from torch import Tensor, nn
 
-from cleanrl_utils import config, models
-from cleanrl_utils.atari import MAX_FRAMES, Episodes, FireAfterLifeLoss, count_actions, game_settings, num_threads, protocol
-from cleanrl_utils.checkpoint import Checkpoints
-from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.devices_torch import be_deterministic, can_compile, choose_devices, described, use_bf16, use_onednn
-from cleanrl_utils.evals import Evaluation, require_video
-from cleanrl_utils.evals_atari import evaluate, film_game
+from cleanrl_utils import flags
+from cleanrl_utils.console import working
+from cleanrl_utils.devices.common import keep_freed_memory
+from cleanrl_utils.devices.in_torch import be_deterministic, can_compile, choose_devices, described, use_bf16, use_onednn
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.evals.atari import (
+    MAX_FRAMES,
+    Episodes,
+    FireAfterLifeLoss,
+    count_actions,
+    evaluate,
+    film_game,
+    game_settings,
+    num_threads,
+    protocol,
+)
+from cleanrl_utils.evals.play import Evaluation, require_video
 from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.models.files import load_into, save_weights
+from cleanrl_utils.models.source import explained
+from cleanrl_utils.run.checkpoint import Checkpoints
+from cleanrl_utils.run.tracker import start_run
 from cleanrl_utils.seeds import env_seeds
-from cleanrl_utils.tracking import start_run, working
 
 LOG_FREQUENCY = 1000
 """Environment steps between readings of losses and rates: each waits for the device."""
@@ -140,21 +153,21 @@ class Args:
 
 
 def check(args: Args) -> None:
-    """Raise `config.BadInput` for a flag out of range."""
-    config.require_file_name(args, "exp_name")
-    config.require_positive(
+    """Raise `BadInput` for a flag out of range."""
+    flags.require_file_name(args, "exp_name")
+    flags.require_positive(
         args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step",
     )  # fmt: skip
-    config.require_seed(args)
-    config.require_not_negative(
+    flags.require_seed(args)
+    flags.require_not_negative(
         args, "checkpoint_frequency", "eval_frequency", "learning_starts", "learning_rate_end", "weight_decay"
     )
-    config.require_probability(
+    flags.require_probability(
         args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
     )
     if args.one_cycle and args.learning_rate_end is not None:
-        raise config.BadInput("--one-cycle", "on", "has an end of its own: leave --learning-rate-end")
+        raise BadInput("--one-cycle", "on", "has an end of its own: leave --learning-rate-end")
     game_settings(args.env_id)
     if args.capture_video:
         require_video()
@@ -528,19 +541,19 @@ def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], n
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
     q_network = NatureCNN(count_actions(args.env_id))
-    models.load_into(q_network, path)
+    load_into(q_network, path)
     return player(q_network, torch.device("cpu"))
 
 
 def main(args: Args) -> Path:
-    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
     bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
-    args.buffer_size = config.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     checkpoints = Checkpoints(args)
 
     # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
@@ -552,8 +565,8 @@ def main(args: Args) -> Path:
     q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
     target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
     if args.initial_model is not None:
-        with models.explained("--initial-model", args.initial_model):
-            models.load_into(q_network, Path(args.initial_model))
+        with explained("--initial-model", args.initial_model):
+            load_into(q_network, Path(args.initial_model))
     target_network.load_state_dict(q_network.state_dict())
     use_onednn(q_network, target_network)  # faster linear layers, on some CPUs
     # Differs from the paper: Adam in place of RMSProp.
@@ -610,7 +623,7 @@ def main(args: Args) -> Path:
             result = evaluate_policy(policy)
             tracker.scalars({"eval/episodic_return": result.mean}, step)
             if args.save_model and args.eval_frequency and result.mean > best:
-                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+                save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
             best = max(best, result.mean)
             if args.capture_video:
                 film_game(policy, args, tracker.folder.name, f"step-{step}")
@@ -668,7 +681,7 @@ def main(args: Args) -> Path:
 
         scores = {"agent": evaluate_network(steps_done)}
         if args.save_model:
-            models.save_weights(q_network.state_dict(), model_path)
+            save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done}, scores)
     if args.upload_model:
         push(tracker.folder, args.hf_entity)
@@ -676,4 +689,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    flags.run(main, Args)

@@ -24,12 +24,15 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils import all_estimators
 
-from cleanrl_utils import config
-from cleanrl_utils.evals import Evaluation, require_video
-from cleanrl_utils.gym_envs import evaluate, film_episode, protocol, require_vector_env, sizes, vector_env
-from cleanrl_utils.models import ModelError
+from cleanrl_utils import flags
+from cleanrl_utils.console import working
+from cleanrl_utils.errors import BadInput, first_line
+from cleanrl_utils.evals.gym import evaluate, film_episode, protocol, require_vector_env, sizes, vector_env
+from cleanrl_utils.evals.play import Evaluation, require_video
+from cleanrl_utils.files import replacing
+from cleanrl_utils.models.files import ModelError
+from cleanrl_utils.run.tracker import start_run
 from cleanrl_utils.seeds import env_seeds
-from cleanrl_utils.tracking import start_run, working
 
 REGRESSORS = {
     "knn": functools.partial(KNeighborsRegressor, n_neighbors=30),
@@ -65,7 +68,7 @@ class Args:
 
     env_id: str = "CartPole-v1"
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
-    env_kwargs: config.Json = field(default_factory=dict)
+    env_kwargs: flags.Json = field(default_factory=dict)
     """keywords of the environment, as '{"use_lidar": false}'"""
     n_steps: int = 50_000
     """transitions that the random policy collects, unless `--dataset` has them"""
@@ -86,17 +89,17 @@ class Args:
     """discount per step"""
     regressor: str = "knn"
     """knn, linear, tree, forest, gradient-boosting, mlp, or the class of any regressor in scikit-learn"""
-    regressor_kwargs: config.Json = field(default_factory=dict)
+    regressor_kwargs: flags.Json = field(default_factory=dict)
     """keywords of the regressor, as '{"n_neighbors": 10}'; knn has 30 neighbours unless told"""
 
 
 def check(args: Args) -> None:
-    """Raise `config.BadInput` for a flag out of range."""
-    config.require_file_name(args, "exp_name")
-    config.require_positive(args, "n_steps", "eval_episodes", "eval_max_steps", "n_iterations")
-    config.require_seed(args)
-    config.require_not_negative(args, "eval_frequency")
-    config.require_probability(args, "gamma", "eval_epsilon")
+    """Raise `BadInput` for a flag out of range."""
+    flags.require_file_name(args, "exp_name")
+    flags.require_positive(args, "n_steps", "eval_episodes", "eval_max_steps", "n_iterations")
+    flags.require_seed(args)
+    flags.require_not_negative(args, "eval_frequency")
+    flags.require_probability(args, "gamma", "eval_epsilon")
     require_vector_env(args)
     if args.capture_video:
         require_video(atari=False)
@@ -147,7 +150,7 @@ def collect(args: Args) -> Dataset:
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays to an .npz file, whole or not at all."""
-    with config.replacing(path) as file:
+    with replacing(path) as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -157,7 +160,7 @@ def load_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
     except Exception as error:  # zipfile and NumPy raise whatever the damage leads to
-        raise ValueError(f"is no file of fqi.py ({config.first_line(error)})") from None
+        raise ValueError(f"is no file of fqi.py ({first_line(error)})") from None
 
 
 def load_dataset(path: Path, args: Args) -> Dataset:
@@ -207,33 +210,33 @@ def td_targets(model: RegressorMixin, data: Dataset, gamma: float) -> np.ndarray
 
 
 def make_regressor(args: Args) -> RegressorMixin:
-    """A regressor that has seen nothing yet. Raises `config.BadInput` for an unknown name or keyword."""
+    """A regressor that has seen nothing yet. Raises `BadInput` for an unknown name or keyword."""
     name, classes = args.regressor, REGRESSORS
     if name not in classes:
         classes = dict(all_estimators(type_filter="regressor"))  # imports all of scikit-learn
     if name not in classes:
-        raise config.BadInput("--regressor", name, f"must be {', '.join(REGRESSORS)}, or a class of scikit-learn")
+        raise BadInput("--regressor", name, f"must be {', '.join(REGRESSORS)}, or a class of scikit-learn")
     known = inspect.signature(classes[name]).parameters
     unknown = sorted(args.regressor_kwargs.keys() - known.keys())
     if unknown:
-        raise config.BadInput("--regressor-kwargs", unknown[0], f"{name} knows {', '.join(known)}")
+        raise BadInput("--regressor-kwargs", unknown[0], f"{name} knows {', '.join(known)}")
     seed = {"random_state": args.seed} if "random_state" in known else {}
     try:
         return classes[name](**seed | args.regressor_kwargs)
     except TypeError as error:  # it needs more than it was given
-        raise config.BadInput("--regressor", args.regressor, config.first_line(error)) from None
+        raise BadInput("--regressor", args.regressor, first_line(error)) from None
 
 
 def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
     """The last regressor of a run with `--save-model`, fitted once more, and the run's flags.
 
-    Raises `config.BadInput` where the folder does not hold such a run.
+    Raises `BadInput` where the folder does not hold such a run.
     """
     try:
         args = Args(**json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"])
         return fit_again(args, folder), args
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise config.BadInput("RUN_FOLDER", str(folder), f"is no saved run of fqi.py ({config.first_line(error)})") from None
+        raise BadInput("RUN_FOLDER", str(folder), f"is no saved run of fqi.py ({first_line(error)})") from None
 
 
 def fit_again(args: Args, folder: Path) -> RegressorMixin:
@@ -256,11 +259,11 @@ def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     try:
         return player(fit_again(args, path.parent), sizes(args)[1])
     except (ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"holds no saved run of fqi.py ({config.first_line(error)})") from None
+        raise ModelError(f"holds no saved run of fqi.py ({first_line(error)})") from None
 
 
 def main(args: Args) -> Path:
-    """Collect, fit, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    """Collect, fit, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     regressor = make_regressor(args)  # never fitted itself: each fit is of a clone, and starts anew
     known = args.dataset is not None and os.path.exists(args.dataset)
@@ -268,7 +271,7 @@ def main(args: Args) -> Path:
         try:
             data = load_dataset(Path(args.dataset), args) if known else collect(args)
         except ValueError as error:
-            raise config.BadInput("--dataset", args.dataset, str(error)) from None
+            raise BadInput("--dataset", args.dataset, str(error)) from None
     num_actions = int(data.num_actions)
     inputs = features(data.obs, data.actions, num_actions)
     with working("fitting"):
@@ -277,13 +280,13 @@ def main(args: Args) -> Path:
             q_values(model, data.obs[:1], num_actions)
         except (TypeError, ValueError, MemoryError) as error:  # scikit-learn looks at values of keywords only now
             what = f"{args.regressor} {args.regressor_kwargs}"
-            raise config.BadInput("--regressor, --regressor-kwargs", what, config.first_line(error)) from None
+            raise BadInput("--regressor, --regressor-kwargs", what, first_line(error)) from None
 
     if args.dataset is not None and not known:
         try:
             save_arrays(Path(args.dataset), data._asdict())
         except OSError as error:
-            raise config.BadInput("--dataset", args.dataset, f"cannot be written ({error.strerror})") from None
+            raise BadInput("--dataset", args.dataset, f"cannot be written ({error.strerror})") from None
 
     with start_run(args, protocol(args) | {"transitions": len(inputs)}) as tracker:
 
@@ -302,7 +305,7 @@ def main(args: Args) -> Path:
                 targets = td_targets(model, data, args.gamma)
                 model = clone(regressor).fit(inputs, targets)
             except ValueError as error:  # as targets that have grown beyond all numbers
-                raise FloatingPointError(f"iteration {iteration} cannot be fitted ({config.first_line(error)})") from None
+                raise FloatingPointError(f"iteration {iteration} cannot be fitted ({first_line(error)})") from None
             tracker.advance(iteration)
             if args.eval_frequency and iteration % args.eval_frequency == 0 and iteration < args.n_iterations:
                 evaluate_model(iteration)
@@ -316,4 +319,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    flags.run(main, Args)

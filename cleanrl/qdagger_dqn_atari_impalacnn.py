@@ -20,24 +20,29 @@ import torch.nn.functional as F
 from ale_py.vector_env import AtariVectorEnv
 from torch import Tensor, nn
 
-from cleanrl_utils import config, models
-from cleanrl_utils.atari import (
+from cleanrl_utils import flags
+from cleanrl_utils.console import working
+from cleanrl_utils.devices.common import keep_freed_memory
+from cleanrl_utils.devices.in_torch import be_deterministic, can_compile, choose_devices, described, use_bf16, use_onednn
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.evals.atari import (
     MAX_FRAMES,
     Episodes,
     FireAfterLifeLoss,
     count_actions,
+    evaluate,
+    film_game,
     game_settings,
     num_threads,
     protocol,
 )
-from cleanrl_utils.checkpoint import Checkpoints
-from cleanrl_utils.devices import keep_freed_memory
-from cleanrl_utils.devices_torch import be_deterministic, can_compile, choose_devices, described, use_bf16, use_onednn
-from cleanrl_utils.evals import Act, Evaluation, require_video
-from cleanrl_utils.evals_atari import evaluate, film_game
+from cleanrl_utils.evals.play import Act, Evaluation, require_video
 from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.models.files import load_into, save_weights
+from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
+from cleanrl_utils.run.checkpoint import Checkpoints
+from cleanrl_utils.run.tracker import Tracker, start_run
 from cleanrl_utils.seeds import env_seeds
-from cleanrl_utils.tracking import Tracker, start_run, working
 
 LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100
 """Environment steps, and offline updates, between readings of losses and rates: each waits for the device."""
@@ -177,19 +182,19 @@ class Args:
 
 
 def check(args: Args) -> None:
-    """Raise `config.BadInput` for a flag out of range."""
-    config.require_file_name(args, "exp_name", "teacher_model_exp_name")
-    config.require_positive(
+    """Raise `BadInput` for a flag out of range."""
+    flags.require_file_name(args, "exp_name", "teacher_model_exp_name")
+    flags.require_positive(
         args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
         "target_network_frequency", "batch_size", "train_frequency", "n_step", "teacher_eval_episodes", "teacher_steps",
         "offline_steps", "offline_target_network_frequency", "temperature",
     )  # fmt: skip
-    config.require_seed(args)
-    config.require_not_negative(
+    flags.require_seed(args)
+    flags.require_not_negative(
         args, "checkpoint_frequency", "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
         "distill_decay_steps", "learning_rate_end", "offline_learning_rate_end",
     )  # fmt: skip
-    config.require_probability(
+    flags.require_probability(
         args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions",
         "teacher_start_e", "teacher_end_e",
     )  # fmt: skip
@@ -312,13 +317,13 @@ STUDENTS = {"impala256": ImpalaCNN, "impala512": functools.partial(ImpalaCNN, hi
 def load_teacher(args: Args, num_actions: int) -> tuple[NatureCNN, str]:
     """The teacher and where it is from: a local folder, the Hub, or the model in the box for the flags' game.
 
-    Raises `config.BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
+    Raises `BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
     """
-    source = args.teacher_policy_hf_repo or models.teacher_source(args)
+    source = args.teacher_policy_hf_repo or teacher_source(args)
     teacher_network = NatureCNN(num_actions)
-    with models.explained("--teacher-policy-hf-repo", source):
-        path = models.fetch(source, f"{args.teacher_model_exp_name}.cleanrl_model", args.teacher_revision)
-        models.load_into(teacher_network, path)  # weights only: nothing in the file is run
+    with explained("--teacher-policy-hf-repo", source):
+        path = fetch(source, f"{args.teacher_model_exp_name}.cleanrl_model", args.teacher_revision)
+        load_into(teacher_network, path)  # weights only: nothing in the file is run
     return teacher_network, source
 
 
@@ -670,13 +675,13 @@ def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], n
 
 
 def evaluate_teacher(evaluate_policy: Callable[..., Evaluation], act: Act, source: str, args: Args) -> dict[str, Evaluation]:
-    """Scores of a random player and of the teacher. Raises `config.BadInput` for a teacher that is no better."""
+    """Scores of a random player and of the teacher. Raises `BadInput` for a teacher that is no better."""
     with working(f"evaluating the teacher and a random player, {args.teacher_eval_episodes} games each"):
         random = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=1.0)
         teacher = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=args.eval_epsilon)
     if teacher.mean <= random.mean:
         result = f"plays no better than random ({teacher} against {random})"
-        raise config.BadInput("--teacher-policy-hf-repo", source, result)
+        raise BadInput("--teacher-policy-hf-repo", source, result)
     return {"random": random, "teacher": teacher}
 
 
@@ -835,14 +840,14 @@ def train_online(
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `models.ModelError`."""
+    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
     q_network = STUDENTS[args.student](count_actions(args.env_id))
-    models.load_into(q_network, path)
+    load_into(q_network, path)
     return player(q_network, torch.device("cpu"))
 
 
 def main(args: Args) -> Path:
-    """Train, evaluate and save; returns the run folder. Raises `config.BadInput` before anything is written."""
+    """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
@@ -872,7 +877,7 @@ def main(args: Args) -> Path:
         scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
 
     for field in ("teacher_steps", "buffer_size"):
-        setattr(args, field, config.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
+        setattr(args, field, flags.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 
     q_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
     target_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
@@ -902,7 +907,7 @@ def main(args: Args) -> Path:
     student_player = player(q_network, device)
 
     about = {"device": described(device), "compiled": compiled, "bf16": bf16, "threads": torch.get_num_threads()}
-    about["teacher"] = models.public_name(source)
+    about["teacher"] = public_name(source)
     with start_run(args, protocol(args) | about, checkpoints) as tracker:
         model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
 
@@ -921,7 +926,7 @@ def main(args: Args) -> Path:
         def evaluate_online(step: int) -> Evaluation:
             result = evaluate_student(step, "eval/episodic_return", "online")
             if args.save_model and args.eval_frequency and result.mean > best["return"]:
-                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
+                save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
             best["return"] = max(best["return"], result.mean)
             return result
 
@@ -937,7 +942,7 @@ def main(args: Args) -> Path:
             train_offline(learner, args, rb, tracker, checkpoints, evaluate_offline)
             scores["offline student"] = evaluate_offline(args.offline_steps)
             if args.save_model:
-                models.save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-offline"))
+                save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-offline"))
 
             # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
             checkpoints.drop("rb")
@@ -949,7 +954,7 @@ def main(args: Args) -> Path:
         steps_done = train_online(learner, act, args, rb, *goals, tracker, checkpoints, evaluate_online)
         scores["online student"] = evaluate_online(steps_done)
         if args.save_model:
-            models.save_weights(q_network.state_dict(), model_path)
+            save_weights(q_network.state_dict(), model_path)
         tracker.finish({"steps": steps_done, "offline_updates": args.offline_steps}, scores)
     if args.upload_model:
         push(tracker.folder, args.hf_entity)
@@ -957,4 +962,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    flags.run(main, Args)

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cleanrl_utils.config import BadInput, notice, run
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.flags import run
+from cleanrl_utils.record import read_series
+from cleanrl_utils.report.runs import trailing_mean
 
 GREY, BLUE, ORANGE, GREEN = "#888888", "#1f77b4", "#d95f02", "#1b9e77"
 
@@ -28,21 +31,9 @@ class Args:
     """picture to write; default: curve.png in the run folder"""
 
 
-def scalars(run: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and values of every metric of a run."""
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    return {tag: ([event.step for event in series], [event.value for event in series]) for tag, series in found.items()}
-
-
 def run_folders() -> list[Path]:
     """Run folders under runs/, the one changed last at the end."""
     return [path.parent for path in sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)]
-
-
-def moving_mean(values: list[float], width: int) -> list[float]:
-    """Mean of the last `width` values, or of as many as there are, at each position."""
-    return [sum(values[max(0, i - width + 1) : i + 1]) / min(i + 1, width) for i in range(len(values))]
 
 
 def draw(run: Path, out: Path) -> None:
@@ -52,10 +43,10 @@ def draw(run: Path, out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    metrics = scalars(run)
+    metrics = read_series(run)
     scores = json.loads((run / "config.json").read_text(encoding="utf-8")).get("evaluations", {})
     panels = [_online]
-    if len(metrics.get("charts/offline/avg_episodic_return", ((), ()))[0]) > 1:
+    if len(metrics.get("charts/offline/avg_episodic_return", ((),))[0]) > 1:
         panels.insert(0, _offline)
     if "charts/offline/loss" in metrics:
         panels.insert(0, _losses)
@@ -71,26 +62,28 @@ def draw(run: Path, out: Path) -> None:
 
 def _losses(axis: Any, metrics: dict, scores: dict) -> None:  # noqa: ARG001 - panels are called alike
     for name, color in (("distill_loss", ORANGE), ("q_loss", BLUE)):
-        steps, values = metrics[f"charts/offline/{name}"]
+        steps, _, values = metrics[f"charts/offline/{name}"]
         axis.plot(steps, values, color=color, alpha=0.25)
-        axis.plot(steps, moving_mean(values, 10), color=color, label=name)
+        axis.plot(steps, trailing_mean(values, 10), color=color, label=name)
     axis.set(title="offline: losses of single batches", xlabel="updates", yscale="log")
     axis.legend(frameon=False)
 
 
 def _offline(axis: Any, metrics: dict, scores: dict) -> None:
-    axis.plot(*metrics["charts/offline/avg_episodic_return"], "o-", color=GREEN, label="student, evaluation")
+    steps, _, values = metrics["charts/offline/avg_episodic_return"]
+    axis.plot(steps, values, "o-", color=GREEN, label="student, evaluation")
     _goals(axis, scores)
     axis.set(title="offline: evaluation return", xlabel="updates", xlim=(0, None))
 
 
 def _online(axis: Any, metrics: dict, scores: dict) -> None:
     if "charts/episodic_return" in metrics:
-        steps, values = metrics["charts/episodic_return"]
+        steps, _, values = metrics["charts/episodic_return"]
         axis.plot(steps, values, ".", color=BLUE, alpha=0.3, markersize=4)
-        axis.plot(steps, moving_mean(values, 20), color=BLUE, label="training games, mean of 20")
+        axis.plot(steps, trailing_mean(values, 20), color=BLUE, label="training games, mean of 20")
     if "eval/episodic_return" in metrics:
-        axis.plot(*metrics["eval/episodic_return"], "o-", color=GREEN, label="evaluation")
+        steps, _, values = metrics["eval/episodic_return"]
+        axis.plot(steps, values, "o-", color=GREEN, label="evaluation")
     _goals(axis, scores)
     fitted = "charts/mean_target" in metrics  # by fqi.py, which counts iterations
     title, steps = ("return", "iterations") if fitted else ("online: return", "environment steps")

@@ -10,10 +10,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from cleanrl_utils import config, models, players
-from cleanrl_utils.config import BadInput, WriteError, notice, output
-from cleanrl_utils.tracking import working
-from cleanrl_utils.video import Film, Window
+from cleanrl_utils.console import notice, output, working
+from cleanrl_utils.errors import BadInput, WriteError, first_line
+from cleanrl_utils.evals import players
+from cleanrl_utils.evals.video import Film, Window
+from cleanrl_utils.flags import require_positive, require_probability, require_seed, run
+from cleanrl_utils.models.source import ZOO, atari_id, boxed
 
 
 @dataclass
@@ -58,19 +60,19 @@ def load(args: Args) -> players.Player:
     exp_name, env_id = args.exp_name or "dqn_atari", args.env_id or "PongNoFrameskip-v4"
     if exp_name not in players.SCRIPTS:
         raise BadInput("--exp-name", exp_name, f"must be a script: {', '.join(players.SCRIPTS)}")
-    folder = models.boxed(env_id, exp_name)
+    folder = boxed(env_id, exp_name)
     if folder is None:
-        there = ", ".join(sorted(path.parent.name for path in models.ZOO.glob("*/config.json")))
-        source = f"give --run, or --hf-repository cleanrl/{models.atari_id(env_id)}-{exp_name}-seed1"
+        there = ", ".join(sorted(path.parent.name for path in ZOO.glob("*/config.json")))
+        source = f"give --run, or --hf-repository cleanrl/{atari_id(env_id)}-{exp_name}-seed1"
         raise BadInput("--env-id", env_id, f"has no model of {exp_name} in the box ({there}); {source}")
     return players.from_folder(str(folder), "--exp-name", env_id, exp_name, args.weights)
 
 
 def main(args: Args) -> None:
     """Film, show and play. Raises `BadInput` before the first episode."""
-    config.require_positive(args, "eval_episodes")
-    config.require_probability(args, "epsilon")
-    config.require_seed(args)
+    require_positive(args, "eval_episodes")
+    require_probability(args, "epsilon")
+    require_seed(args)
     film = Film(Path(args.video)) if args.video is not None else None  # refuses other kinds of file
     screen = os.environ.get("SDL_VIDEODRIVER")  # as the user has it: drawing environments in memory sets another
     player = load(args)
@@ -109,7 +111,7 @@ def open_window(title: str, driver: str | None) -> Window:
     try:
         window = Window(title)
     except Exception as error:  # pygame's own
-        raise BadInput("--render", "on", f"finds no screen ({config.first_line(error)}); --video films instead") from None
+        raise BadInput("--render", "on", f"finds no screen ({first_line(error)}); --video films instead") from None
     if driver is None and window.driver in ("dummy", "offscreen"):
         window.close()
         raise BadInput("--render", "on", "finds no screen; --video films instead")
@@ -117,4 +119,4 @@ def open_window(title: str, driver: str | None) -> Window:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    run(main, Args)

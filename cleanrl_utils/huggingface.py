@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from cleanrl_utils import config, models
-from cleanrl_utils.config import BadInput, file_name, first_line, notice, output, read_run
-from cleanrl_utils.evals import Evaluation
-from cleanrl_utils.players import FQI_FILES
-from cleanrl_utils.tracking import event_files
+from cleanrl_utils.console import notice, output
+from cleanrl_utils.errors import BadInput, first_line
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.files import file_name, json_text
+from cleanrl_utils.flags import run
+from cleanrl_utils.models.files import FQI_FILES, SUFFIX, ModelError, read_arrays
+from cleanrl_utils.record import event_files, read_run
 
 LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo")
 """Flags whose values may be paths of this machine: of those, file names go out."""
@@ -118,7 +120,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
         raise BadInput("--private", "on", f"{repository} is there already, for all to see; make it private on the Hub first")
 
     api.create_repo(repository, exist_ok=True, private=private)
-    models_of_run = re.compile(rf"{re.escape(run['flags']['exp_name'])}(-[a-z]+)?{re.escape(models.SUFFIX)}")
+    models_of_run = re.compile(rf"{re.escape(run['flags']['exp_name'])}(-[a-z]+)?{re.escape(SUFFIX)}")
     there = api.list_repo_files(repository)
     stale = {name for name in there if name.startswith("events.out.tfevents.") or models_of_run.fullmatch(name)}
     stale |= {"replay.mp4"} & set(there)
@@ -131,7 +133,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
 def contents(folder: Path, run: dict[str, Any], video: str | None) -> dict[str, bytes]:
     """What is uploaded of a run, by name, but for the card. Raises `BadInput` where there is no model, or a damaged one."""
     is_fqi = run["script"] == "fqi"
-    saved = [folder / name for name in FQI_FILES] if is_fqi else sorted(folder.glob(f"*{models.SUFFIX}"))
+    saved = [folder / name for name in FQI_FILES] if is_fqi else sorted(folder.glob(f"*{SUFFIX}"))
     if not saved or not saved[-1].is_file():
         raise BadInput("RUN_FOLDER", folder, "holds no model: train with --save-model")
     for path in saved:
@@ -140,12 +142,12 @@ def contents(folder: Path, run: dict[str, Any], video: str | None) -> dict[str, 
                 with np.load(path, allow_pickle=False) as file:
                     _ = [file[name] for name in file.files]
             else:
-                models.read_arrays(path)
-        except (models.ModelError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                read_arrays(path)
+        except (ModelError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadInput("RUN_FOLDER", folder, f"{path.name} {error}") from None
     script = [path for path in [folder / f"{run['script']}.py"] if path.is_file()]
     files = {path.name: path.read_bytes() for path in [*saved, *script, *event_files(folder)]}
-    files["config.json"] = config.json_text(public(run)).encode()
+    files["config.json"] = json_text(public(run)).encode()
     films = sorted((Path("videos") / folder.name).glob("*.mp4"), key=lambda path: path.stat().st_mtime)
     film = Path(video) if video is not None else next((path for path in reversed(films) if path.stem != "teacher"), None)
     if film is not None:
@@ -272,4 +274,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    run(main, Args)

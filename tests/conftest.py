@@ -17,7 +17,10 @@ import torch
 
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
-from cleanrl_utils import config, curves, models
+from cleanrl_utils.flags import parse, run
+from cleanrl_utils.models.files import load_weights, save_params
+from cleanrl_utils.models.source import ZOO
+from cleanrl_utils.record import read_series
 
 COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles the same again; removed at exit
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
@@ -27,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
-TEACHER = models.ZOO / "PongNoFrameskip-v4-dqn_atari-seed1"
+TEACHER = ZOO / "PongNoFrameskip-v4-dqn_atari-seed1"
 
 TINY_RUN = (
     "--env-id PongNoFrameskip-v4 --num-envs 2 --total-timesteps 64 --learning-starts 16 --buffer-size 200 --batch-size 4 "
@@ -55,24 +58,24 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def train() -> Callable[..., Path]:
     """Run a script's `main` in process with the flags given; returns the run folder."""
-    return lambda script, *flags: script.main(config.parse(script.Args, [*flags]))
+    return lambda script, *flags: script.main(parse(script.Args, [*flags]))
 
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Run a script with bad flags; returns the one line of error, after checking status 2 and that nothing was written."""
 
-    def run(script, *flags: str) -> str:
+    def refuse(script, *flags: str) -> str:
         before, _ = sorted(Path().rglob("*")), capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            config.run(script.main, script.Args, list(flags))
+            run(script.main, script.Args, list(flags))
         assert stopped.value.code == 2
         assert sorted(Path().rglob("*")) == before, "something was written"
         lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
         assert len(lines) == 1, lines
         return lines[0]
 
-    return run
+    return refuse
 
 
 DQN = (dqn_atari, dqn_atari_jax)
@@ -119,12 +122,13 @@ class Bomb:
 
 def weights(script: ModuleType, folder: Path, suffix: str = "") -> dict[str, torch.Tensor]:
     """The model that a run of `script` saved, as a torch state_dict for either framework."""
-    return models.load_weights(folder / f"{script.Args().exp_name}{suffix}.cleanrl_model")
+    return load_weights(folder / f"{script.Args().exp_name}{suffix}.cleanrl_model")
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Steps and values of every metric that a run logged."""
-    return {tag: list(zip(*series, strict=True)) for tag, series in curves.scalars(folder).items()}
+    found = read_series(folder)
+    return {tag: list(zip(steps.tolist(), values.tolist(), strict=True)) for tag, (steps, _, values) in found.items()}
 
 
 def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Callable[..., Any]) -> list[Any]:
@@ -174,5 +178,5 @@ def jax_teacher(tmp_path: Path) -> Path:
     script = qdagger_dqn_atari_jax_impalacnn
     params = script.load_teacher(script.Args(teacher_policy_hf_repo=str(TEACHER)), 6)[1]
     (tmp_path / "jax-teacher").mkdir()
-    models.save_params(params, tmp_path / "jax-teacher" / "dqn_atari_jax.cleanrl_model")
+    save_params(params, tmp_path / "jax-teacher" / "dqn_atari_jax.cleanrl_model")
     return tmp_path / "jax-teacher"

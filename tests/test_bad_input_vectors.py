@@ -21,15 +21,15 @@ def tiny(agent) -> list[str]:
     [
         ("CartPol-v1", "closest: CartPole-v1"),
         ("CartPole-v9", "cannot be made"),
-        ("tests.probes:Continuous-v0", "finite set of actions"),
+        ("tests.support.probes:Continuous-v0", "finite set of actions"),
         ("Pendulum-v1", "finite set of actions"),
-        ("tests.probes:Images-v0", "shows images (84, 84, 3)"),
-        ("tests.probes:FromOne-v0", "number its actions from 0"),
-        ("tests.probes:Lists-v0", "flatten to a vector"),
-        ("tests.probes:Broken-v0", "no licence"),
-        ("tests.probes:BadReset-v0", "no seat"),
+        ("tests.support.probes:Images-v0", "shows images (84, 84, 3)"),
+        ("tests.support.probes:FromOne-v0", "number its actions from 0"),
+        ("tests.support.probes:Lists-v0", "flatten to a vector"),
+        ("tests.support.probes:Broken-v0", "no licence"),
+        ("tests.support.probes:BadReset-v0", "no seat"),
         ("no_such_package:Game-v0", "no_such_package"),
-        ("tests.probes:Nothing-v0", "cannot be made"),
+        ("tests.support.probes:Nothing-v0", "cannot be made"),
     ],
 )
 def test_environments(refused, agent, env_id, says):
@@ -116,7 +116,7 @@ def test_configuration_files(refused, vector_dqn, tmp_path, text, says):
 
 def test_a_video_of_what_has_no_picture(refused, agent):
     pytest.importorskip("imageio_ffmpeg")
-    line = refused(agent, *tiny(agent), "--env-id", "tests.probes:Constant-v0", "--capture-video")
+    line = refused(agent, *tiny(agent), "--env-id", "tests.support.probes:Constant-v0", "--capture-video")
     assert "--capture-video" in line
 
 

@@ -22,10 +22,11 @@ import torch
 
 from benchmark.kills import differing, outcome
 from cleanrl import dqn_atari, dqn_atari_jax
-from cleanrl_utils import archives, tracking
-from cleanrl_utils.evals import Evaluation
-from tests import children
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.run import archive as archives
+from cleanrl_utils.run import tracker
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, scalars
+from tests.support import children
 
 VECTORS = [*TINY_DQN, "--save-model", "--eval-frequency", "500", "--checkpoint-frequency", "300"]
 ATARI = [*TINY_RUN, "--save-model", "--total-timesteps", "300", "--eval-frequency", "100", "--checkpoint-frequency", "40"]
@@ -140,7 +141,7 @@ def end_games(script, *kill) -> None:
 
 def test_the_global_random_states_go_on_too():
     """Of an environment that draws from them; the first part of both runs is one run, which no seed repeats."""
-    flags = [*VECTORS, "--env-id", "tests.probes:Careless-v0"]
+    flags = [*VECTORS, "--env-id", "tests.support.probes:Careless-v0"]
     children.run(children.dqn, *flags, before=children.die, args=("training", 950))
     shutil.copytree("runs", "again/runs")
     ends = []
@@ -238,8 +239,8 @@ def set_threads(_) -> None:
 
 
 def change_version(_) -> None:
-    versions = tracking.versions
-    tracking.versions = lambda: versions() | {"torch": "2.0.0"}
+    versions = tracker.versions
+    tracker.versions = lambda: versions() | {"torch": "2.0.0"}
 
 
 @pytest.mark.parametrize(("before", "says"), [(set_threads, r"threads \d then, \d now"), (change_version, "2.0.0 now")])

@@ -17,7 +17,8 @@ from cleanrl import dqn_atari as dqn
 from cleanrl import dqn_atari_jax, dqn_jax, fqi
 from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger_jax
-from cleanrl_utils import config
+from cleanrl_utils import flags
+from cleanrl_utils.files import write_json
 
 CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
 
@@ -26,7 +27,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
     (tmp_path / "flags.yaml").write_text(
         "num-envs: 3\nlearning_rate: 1e-3\ngamma: 1\ndevice: cpu\ndouble_q: true\nsticky_actions: null\n"
     )
-    args = config.parse(dqn.Args, ["--config", "flags.yaml", "--num-envs", "5", "--no-double-q"])
+    args = flags.parse(dqn.Args, ["--config", "flags.yaml", "--num-envs", "5", "--no-double-q"])
     assert (args.num_envs, args.learning_rate, args.gamma, args.double_q) == (5, 1e-3, 1.0, False)
     assert isinstance(args.gamma, float)
     assert (args.sticky_actions, args.device) == (None, "cpu")
@@ -45,22 +46,22 @@ def test_the_files_in_benchmark_configs_are_accepted():
     assert {file.stem for file in files} == scripts.keys()
     for file in files:
         for script in scripts[file.stem]:
-            script.check(config.parse(script.Args, ["--config", str(file)]))
+            script.check(flags.parse(script.Args, ["--config", str(file)]))
 
 
 def test_lists_and_mappings_come_from_files_and_from_the_command_line(tmp_path):
     (tmp_path / "flags.yaml").write_text("hidden_units: [3, 4]\nenv_kwargs: {sutton_barto_reward: true}\n")
-    args = config.parse(dqn_vector.Args, ["--config", "flags.yaml"])
+    args = flags.parse(dqn_vector.Args, ["--config", "flags.yaml"])
     assert (args.hidden_units, args.env_kwargs) == ((3, 4), {"sutton_barto_reward": True})
-    args = config.parse(
+    args = flags.parse(
         dqn_vector.Args, ["--config", "flags.yaml", "--hidden-units", "5", "--env-kwargs", '{"a": [1, null]}']
     )
     assert (args.hidden_units, args.env_kwargs) == ((5,), {"a": [1, None]})
-    assert config.parse(fqi.Args, ["--regressor-kwargs", "{}"]).regressor_kwargs == {}
+    assert flags.parse(fqi.Args, ["--regressor-kwargs", "{}"]).regressor_kwargs == {}
 
 
 def test_the_papers_values_are_in_its_file():
-    args = config.parse(qdagger.Args, ["--config", str(CONFIGS / "qdagger_paper.yaml")])
+    args = flags.parse(qdagger.Args, ["--config", str(CONFIGS / "qdagger_paper.yaml")])
     assert (args.n_step, args.temperature, args.distill_coefficient, args.offline_steps) == (3, 0.1, 3.0, 1_000_000)
     assert (args.offline_target_network_frequency, args.target_network_frequency) == (2000, 8000)
     assert (args.learning_rate, args.learning_rate_end, args.adam_eps, args.huber) == (1e-4, 1e-5, 1.5e-4, True)
@@ -76,7 +77,7 @@ SCRIPTS = [dqn, dqn_atari_jax, qdagger, qdagger_jax, dqn_vector, dqn_jax, fqi]
 def test_help_has_every_flag_in_its_group_with_its_default_and_a_sentence(script, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")  # wider ones are divided
     with pytest.raises(SystemExit) as stopped:
-        config.parse(script.Args, ["--help"])
+        flags.parse(script.Args, ["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert script.__doc__.splitlines()[0] in text
@@ -111,12 +112,12 @@ class Tried:
 
 
 def test_a_flag_without_a_docstring_is_a_flag():
-    args = config.parse(Tried, ["--new-idea", "2", "--save-model", "--env-id", "Acrobot-v1"])
+    args = flags.parse(Tried, ["--new-idea", "2", "--save-model", "--env-id", "Acrobot-v1"])
     assert args == Tried(new_idea=2.0, save_model=True, env_id="Acrobot-v1")
     unseen = dataclasses.make_dataclass("Unseen", [("save_model", bool, False), ("new_idea", float, 0.5)])
-    assert config.parse(unseen, ["--new-idea", "3"]) == unseen(new_idea=3.0), "nor is its source needed"
+    assert flags.parse(unseen, ["--new-idea", "3"]) == unseen(new_idea=3.0), "nor is its source needed"
     with pytest.raises(SystemExit) as stopped:
-        config.parse(unseen, ["--help"])
+        flags.parse(unseen, ["--help"])
     assert stopped.value.code == 0
 
 
@@ -129,9 +130,9 @@ def test_help_that_nobody_reads_to_its_end_is_no_error():
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "config.json"
-    config.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     circular: dict = {}
     circular["self"] = circular
     with pytest.raises(ValueError, match="Circular"):
-        config.write_json(path, circular)
+        write_json(path, circular)
     assert json.loads(path.read_text()) == {"a": 1}

@@ -10,7 +10,7 @@ import torch
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari as dqn
 from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
-from cleanrl_utils import models
+from cleanrl_utils.models.files import load_weights
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -80,10 +80,10 @@ RUNS = (
 @pytest.mark.parametrize("flags", [[], *(flags.split() for flags in RUNS), "--bf16 --compile --cuda-graph".split()])
 def test_runs(train, teacher, flags):
     folder = train(dqn, *CUDA, *flags)
-    assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn_atari.cleanrl_model").values())
+    assert all(value.isfinite().all() for value in load_weights(folder / "dqn_atari.cleanrl_model").values())
     train(qdagger, *CUDA, *TINY_TEACHER, *flags, "--teacher-policy-hf-repo", str(teacher))
 
 
 def test_dqn_on_vectors_runs(train):
     folder = train(dqn_vector, *TINY_DQN, "--device", "cuda", "--save-model")
-    assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn.cleanrl_model").values())
+    assert all(value.isfinite().all() for value in load_weights(folder / "dqn.cleanrl_model").values())

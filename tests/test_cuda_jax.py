@@ -9,9 +9,9 @@ import pytest
 from cleanrl import dqn_atari_jax as dqn
 from cleanrl import dqn_jax
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger
-from cleanrl_utils import models
+from cleanrl_utils.models.files import load_weights
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER
-from tests.replay_oracle import IN_JAX, Games
+from tests.support.oracles import IN_JAX, Games
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a CUDA device that JAX sees")
 CUDA = [*TINY_RUN, "--device", "cuda", "--save-model"]
@@ -31,10 +31,10 @@ def test_sampling_is_that_of_the_cpu():
 @pytest.mark.parametrize("flags", [[], ["--cuda-graph"], ["--buffer-device", "cpu"], ["--bf16"], ["--num-envs", "16"]])
 def test_runs(train, teacher, flags):
     folder = train(dqn, *CUDA, *flags)
-    assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn_atari_jax.cleanrl_model").values())
+    assert all(value.isfinite().all() for value in load_weights(folder / "dqn_atari_jax.cleanrl_model").values())
     train(qdagger, *CUDA, *TINY_TEACHER, *flags, "--teacher-policy-hf-repo", str(teacher))
 
 
 def test_dqn_on_vectors_runs(train):
     folder = train(dqn_jax, *TINY_DQN, "--device", "cuda", "--save-model")
-    assert all(value.isfinite().all() for value in models.load_weights(folder / "dqn_jax.cleanrl_model").values())
+    assert all(value.isfinite().all() for value in load_weights(folder / "dqn_jax.cleanrl_model").values())

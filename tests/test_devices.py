@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cleanrl import dqn_atari
-from cleanrl_utils import devices_torch
+from cleanrl_utils.devices import in_torch
 
 
 @pytest.fixture
@@ -16,11 +16,11 @@ def networks(monkeypatch):
     """Two networks of the same weights, the second on oneDNN's products, on any processor that has them."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this torch has no such kernel")
-    monkeypatch.setattr(devices_torch, "is_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(in_torch, "is_amd_with_avx512", lambda: True)
     torch.manual_seed(0)
     plain = dqn_atari.NatureCNN(6)
     fast = copy.deepcopy(plain)
-    devices_torch.use_onednn(fast)
+    in_torch.use_onednn(fast)
     return plain, fast
 
 
@@ -48,7 +48,7 @@ def test_bfloat16_is_left_to_torch(networks):
 
 
 def test_other_processors_are_left_to_torch(monkeypatch):
-    monkeypatch.setattr(devices_torch, "is_amd_with_avx512", lambda: False)
+    monkeypatch.setattr(in_torch, "is_amd_with_avx512", lambda: False)
     network = dqn_atari.NatureCNN(6)
-    devices_torch.use_onednn(network)
-    assert not any(isinstance(layer, devices_torch.OneDNNLinear) for layer in network.modules())
+    in_torch.use_onednn(network)
+    assert not any(isinstance(layer, in_torch.OneDNNLinear) for layer in network.modules())

@@ -15,11 +15,15 @@ from types import ModuleType
 
 import pytest
 
-from cleanrl_utils import benchmark, config, players, report
-from cleanrl_utils.tracking import LAYOUT
-from tests import pages
+from cleanrl_utils import flags
+from cleanrl_utils.benchmark import __main__ as benchmark
+from cleanrl_utils.evals import players
+from cleanrl_utils.flags import parse
+from cleanrl_utils.report import __main__ as report
+from cleanrl_utils.run.sinks import LAYOUT
 from tests.conftest import DQN, QDAGGER, TINY_DQN, TINY_RUN, TINY_TEACHER, VECTOR_DQN
-from tests.pages import BLOCK, ROOT, Command
+from tests.support import pages
+from tests.support.pages import BLOCK, ROOT, Command
 from tests.test_enjoy import cut_at
 
 COMMANDS = list({(command.language, command.words): command for command in pages.commands()}.values())
@@ -35,29 +39,28 @@ THEIRS = {"--index-url", "--extras", "--strict", "--logdir", "--install", "--xla
 def module_of(words: tuple[str, ...]) -> tuple[ModuleType, tuple[str, ...]]:
     """The module that a Python command runs, and its flags."""
     if words[1] == "-m":
-        name = "cleanrl_utils.tables" if words[2] == "cleanrl_utils.evals" else words[2]
-        name = "cleanrl_utils.zoo.__main__" if name == "cleanrl_utils.zoo" else name
-        return importlib.import_module(name), words[3:]
+        is_package = (ROOT / words[2].replace(".", "/")).is_dir()
+        return importlib.import_module(f"{words[2]}.__main__" if is_package else words[2]), words[3:]
     return SCRIPTS[Path(words[1]).stem], words[2:]
 
 
 # --- Commands ---
 
 
-def parse(module: ModuleType, flags: tuple[str, ...]) -> None:
+def check_flags(module: ModuleType, flags: tuple[str, ...]) -> None:
     """Parse and check flags; what a page only stands for (a run to be resumed) is left out."""
     if flags[:1] == ("--help",):
         with pytest.raises(SystemExit) as stopped:
-            config.parse(module.Args, [*flags])
+            parse(module.Args, [*flags])
         assert stopped.value.code == 0
     elif "--resume" in flags:
         assert hasattr(module.Args(), "resume")
     elif module is benchmark:
-        assert benchmark.plan(config.parse(benchmark.Args, [*flags]))
+        assert benchmark.plan(parse(benchmark.Args, [*flags]))
     elif module is report and flags[0] == "compare":
-        config.parse(report.CompareArgs, [*flags[1:]])
+        parse(report.CompareArgs, [*flags[1:]])
     else:
-        args = config.parse(module.Args, [*flags])
+        args = parse(module.Args, [*flags])
         if module in SCRIPTS.values() and not getattr(args, "upload_model", False):
             module.check(args)
         if module is SCRIPTS["fqi"]:
@@ -87,7 +90,7 @@ def test_commands_have_files_and_flags_that_exist(command: Command, monkeypatch)
         assert all(re.search(rf"^{target}:", pages.text_of("Makefile"), re.M) for target in rest)
     elif program == "bash":
         assert (ROOT / rest[0]).is_file()
-        config.parse(benchmark.Args, rest[1:])
+        parse(benchmark.Args, rest[1:])
     elif program in ("pip", "uv", "poetry"):
         check_extras(words)
     elif program in ("python", "python3") and rest[0] not in ("docs/tutorial/q_learning.py", "docs/tutorial/plot.py"):
@@ -101,7 +104,7 @@ def test_commands_have_files_and_flags_that_exist(command: Command, monkeypatch)
             if place == len(rest):
                 return
             words = ("python", *rest[place:])
-        parse(*module_of(words))
+        check_flags(*module_of(words))
     else:
         assert program in ("tensorboard", "wandb", "hf", "python")
 
@@ -118,7 +121,7 @@ def test_runnable_commands_run_with_tiny_sizes(command: Command, empty_folder, m
     monkeypatch.setattr(players.Player, "settings", cut_at(400))
     module, flags = module_of(command.words)
     with contextlib.suppress(SystemExit) if "--help" in flags else contextlib.nullcontext():
-        module.main(config.parse(module.Args, [*flags, *TINY.get(module, [])]))
+        module.main(parse(module.Args, [*flags, *TINY.get(module, [])]))
     if "--video" in flags:
         assert Path(flags[flags.index("--video") + 1]).stat().st_size > 1000
     assert capsys.readouterr().out or list(Path("runs").glob("*/config.json"))
@@ -166,16 +169,16 @@ def words_of_code() -> set[str]:
     return found
 
 
-MODULES = ("enjoy", "tables", "huggingface", "benchmark", "report", "curves")
+MODULES = ("enjoy", "evals.__main__", "huggingface", "benchmark.__main__", "report.__main__", "curves")
 
 
 def test_flags_that_pages_name_exist():
     modules = [*SCRIPTS.values(), *(importlib.import_module(f"cleanrl_utils.{name}") for name in MODULES)]
     classes = [report.CompareArgs, *(module.Args for module in modules)]
-    known = {config.flag(field.name) for args_class in classes for field in dataclasses.fields(args_class)}
+    known = {flags.flag(field.name) for args_class in classes for field in dataclasses.fields(args_class)}
     known |= {flag.replace("--", "--no-", 1) for flag in known} | {"--help"} | THEIRS
     fields = [re.findall(r"^    (\w+): ", path.read_text(), re.M) for path in ROOT.glob("benchmark/*.py")]
-    known |= {config.flag(field) for field in sum(fields, [])} | set(re.findall(r'"(--[\w-]+)"', sources()))
+    known |= {flags.flag(field) for field in sum(fields, [])} | set(re.findall(r'"(--[\w-]+)"', sources()))
     unknown = [
         (page, flag) for page, name in NAMED for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", name) if flag not in known
     ]

@@ -7,7 +7,6 @@ import io
 import re
 from pathlib import Path
 
-from cleanrl_utils import models
 from cleanrl_utils.zoo import __main__ as zoo
 from tests.test_enjoy import LAST_LINE
 
@@ -38,7 +37,8 @@ def test_the_example_of_a_last_line_is_one():
 
 
 def test_sentences_of_the_page_are_those_of_the_code():
-    source = Path(models.__file__).read_text() + Path(ROOT / "tests/test_huggingface.py").read_text()
+    paths = [*ROOT.glob("cleanrl_utils/models/*.py"), ROOT / "tests/test_huggingface.py"]
+    source = "".join(path.read_text() for path in paths)
     table = PAGE.split("| what is wrong | what it says |")[1].split("\n\n")[0]
     for sentence in re.findall(r"\| `(.*?)`", table):
         for part in filter(None, re.split(r"\.\.\. ?| ?\.\.\.|hf auth log\w+|dqn_atari\.\S+;", sentence)):

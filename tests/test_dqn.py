@@ -20,10 +20,12 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import nn
 
 from cleanrl import dqn, dqn_jax
-from cleanrl_utils import evals, models
-from cleanrl_utils.tracking import Tracker
-from tests import pages
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.models import files
+from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
+from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TINY_DQN, scalars, weights
+from tests.support import pages
 from tests.test_maths import ONLINE, TARGET, TD_LOSSES
 
 CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
@@ -75,14 +77,14 @@ def test_a_model_has_the_same_q_values_in_both_frameworks():
     # 8 inputs and 2 actions: what would pass for a picture of 2 x 2 pixels in 2 channels.
     obs = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
     ours, theirs = dqn.QNetwork(8, 2, (16, 9)), dqn_jax.QNetwork(2, (16, 9))
-    models.save_weights(ours.state_dict(), Path("torch_model"))
+    save_weights(ours.state_dict(), Path("torch_model"))
     params = theirs.init(jax.random.key(0), obs)
-    models.save_params(params, Path("jax_model"))
+    save_params(params, Path("jax_model"))
     with jax.default_matmul_precision("highest"):
-        from_torch = theirs.apply(models.load_params(theirs, params, Path("torch_model")), obs)
+        from_torch = theirs.apply(load_params(theirs, params, Path("torch_model")), obs)
         expected = theirs.apply(params, obs)
     np.testing.assert_allclose(from_torch, ours(torch.from_numpy(obs)).detach(), atol=1e-5)
-    models.load_into(ours, Path("jax_model"))
+    load_into(ours, Path("jax_model"))
     np.testing.assert_allclose(ours(torch.from_numpy(obs)).detach(), expected, atol=1e-5)
 
 
@@ -281,9 +283,9 @@ def test_twins_have_the_same_loss_and_gradients(double_q, huber):
     ours, target = dqn.QNetwork(6, 3, (120, 84)), dqn.QNetwork(6, 3, (120, 84))
     theirs, params = dqn_jax.QNetwork(3, (120, 84)), []
     for network in (ours, target):
-        models.save_weights(network.state_dict(), Path("model"))
+        save_weights(network.state_dict(), Path("model"))
         blank = jax.eval_shape(theirs.init, jax.random.key(0), arrays[0])
-        params.append(models.load_params(theirs, blank, Path("model")))
+        params.append(load_params(theirs, blank, Path("model")))
 
     loss, q_value = dqn.td_loss(ours, target, dqn.Batch(*map(torch.from_numpy, arrays)), double_q, huber)
     loss.backward()
@@ -358,11 +360,9 @@ def test_one_update_per_train_frequency_steps_whatever_the_number_of_environment
 
 def test_the_best_evaluated_weights_are_kept_beside_the_last(train, vector_dqn, monkeypatch):
     means, saved = iter([1.0, 5.0, 3.0]), []
-    replacing, name = models.replacing, vector_dqn.Args().exp_name
-    monkeypatch.setattr(
-        vector_dqn, "evaluate", lambda *_: evals.Evaluation([next(means)], [1], 0)
-    )  # made up: when is the claim
-    monkeypatch.setattr(models, "replacing", lambda path: (saved.append(path.stem), replacing(path))[1])
+    replacing, name = files.replacing, vector_dqn.Args().exp_name
+    monkeypatch.setattr(vector_dqn, "evaluate", lambda *_: Evaluation([next(means)], [1], 0))  # made up: when is the claim
+    monkeypatch.setattr(files, "replacing", lambda path: (saved.append(path.stem), replacing(path))[1])
     folder = train(vector_dqn, *TINY_DQN, "--eval-frequency", "600", "--save-model")
     assert saved == [f"{name}-best", f"{name}-best", name]
     assert json.loads((folder / "config.json").read_text())["evaluations"]["best evaluation"]["returns"] == [5.0]
@@ -407,8 +407,8 @@ def test_an_evaluated_return_is_that_of_one_episode(vector_dqn):
 
 
 def test_an_environment_without_an_end_is_cut_in_evaluation(train, vector_dqn):
-    folder = train(vector_dqn, *TINY_DQN, "--env-id", "tests.probes:Endless-v0", "--eval-max-steps", "40")
-    assert folder.name.startswith("tests.probes-Endless-v0__")
+    folder = train(vector_dqn, *TINY_DQN, "--env-id", "tests.support.probes:Endless-v0", "--eval-max-steps", "40")
+    assert folder.name.startswith("tests.support.probes-Endless-v0__")
     result = json.loads((folder / "config.json").read_text())["evaluations"]["agent"]
     assert (result["lengths"], result["capped"]) == ([40], 1)
 

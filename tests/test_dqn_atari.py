@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from cleanrl import dqn_atari, dqn_atari_jax
-from cleanrl_utils import models
-from tests import pages
+from cleanrl_utils.models import files
+from cleanrl_utils.models.files import load_into, load_weights, save_params
 from tests.conftest import TINY_RUN, needs_compiler, scalars, watch_updates, weights
+from tests.support import pages
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[bool]:
@@ -38,7 +39,7 @@ def test_a_run_leaves_model_config_and_metrics(train, dqn):
     assert run["evaluations"]["agent"]["capped"] == 1
     assert run["wall_time"] > 0
 
-    models.load_into(dqn_atari.NatureCNN(6), folder / f"{name}.cleanrl_model")
+    load_into(dqn_atari.NatureCNN(6), folder / f"{name}.cleanrl_model")
     assert not list(folder.glob("*.tmp"))
 
     logged = scalars(folder)
@@ -118,8 +119,8 @@ def initial_weights(script: ModuleType, seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
         return dqn_atari.NatureCNN(6).state_dict()
     obs = np.zeros((1, 4, 84, 84), np.uint8)
-    models.save_params(jax.jit(dqn_atari_jax.NatureCNN(6).init)(jax.random.key(seed), obs), Path("initial"))
-    return models.load_weights(Path("initial"))
+    save_params(jax.jit(dqn_atari_jax.NatureCNN(6).init)(jax.random.key(seed), obs), Path("initial"))
+    return load_weights(Path("initial"))
 
 
 def test_updates_change_the_weights_only_after_learning_starts(train, dqn):
@@ -203,9 +204,9 @@ def test_the_best_evaluated_weights_are_kept_beside_the_last(train, dqn, monkeyp
         return dqn.Evaluation([next(scores)], result.lengths, result.capped)
 
     evaluate = dqn.evaluate
-    saved, replacing, name = [], models.replacing, dqn.Args().exp_name
+    saved, replacing, name = [], files.replacing, dqn.Args().exp_name
     monkeypatch.setattr(dqn, "evaluate", fake_scores)
-    monkeypatch.setattr(models, "replacing", lambda path: (saved.append(path.stem), replacing(path))[1])
+    monkeypatch.setattr(files, "replacing", lambda path: (saved.append(path.stem), replacing(path))[1])
     folder = train(dqn, *TINY_RUN, "--eval-frequency", "30", "--total-timesteps", "64", "--save-model")
     assert saved == [f"{name}-best", f"{name}-best", name]
     assert not all(equal(weights(dqn, folder, "-best"), weights(dqn, folder)))

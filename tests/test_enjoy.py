@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 
 from cleanrl import dqn, dqn_atari, dqn_jax, fqi
-from cleanrl_utils import config, enjoy, evals, models, players, scores, tables, video
+from cleanrl_utils import enjoy
+from cleanrl_utils.evals import __main__ as tables
+from cleanrl_utils.evals import human, players, video
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.flags import command_line, parse, run
+from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.zoo import __main__ as zoo
-from tests import children, video_of_noise
 from tests.conftest import TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER
+from tests.support import children, video_of_noise
 
 LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+)")
 
@@ -24,12 +29,12 @@ LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+)
 def command(capsys):
     """Run a command in process; returns the lines it printed."""
 
-    def run(module, *flags: str) -> list[str]:
+    def lines_of(module, *flags: str) -> list[str]:
         capsys.readouterr()
-        config.run(module.main, module.Args, list(flags))
+        run(module.main, module.Args, list(flags))
         return capsys.readouterr().out.splitlines()
 
-    return run
+    return lines_of
 
 
 def statistics(lines: list[str]) -> tuple[float, ...]:
@@ -193,7 +198,7 @@ def cartpole(tmp_path_factory) -> str:
 
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("cartpole"))
-    folder = dqn.main(config.parse(dqn.Args, [*TINY_DQN, "--save-model", "--eval-max-steps", "60"])).absolute()
+    folder = dqn.main(parse(dqn.Args, [*TINY_DQN, "--save-model", "--eval-max-steps", "60"])).absolute()
     os.chdir(before)
     return str(folder)
 
@@ -302,7 +307,7 @@ def test_episodes_are_shown_in_a_window(command, cartpole, monkeypatch, capsys):
     show = video.Window.__call__
     monkeypatch.setattr(video.Window, "__call__", lambda self, *picture: (show(self, *picture), shown.append(picture))[0])
     monkeypatch.setattr(pygame.time, "Clock", lambda: type("Clock", (), {"tick": staticmethod(shown.append)}))
-    config.run(enjoy.main, enjoy.Args, ["--run", cartpole, "--eval-episodes", "2", "--render"])
+    run(enjoy.main, enjoy.Args, ["--run", cartpole, "--eval-episodes", "2", "--render"])
     printed = capsys.readouterr()
     lengths = [int(re.search("length=(.*)", line)[1]) for line in printed.out.splitlines()[:1]]
     assert "episode 2, return" in printed.err
@@ -331,9 +336,9 @@ def no_screen(_) -> None:
 
 
 def test_an_environment_without_a_picture(refused, train):
-    folder = train(dqn, *TINY_DQN, "--env-id", "tests.probes:Constant-v0", "--total-timesteps", "20", "--save-model")
-    flags = ["--run", str(folder), "--env-id", "tests.probes:Constant-v0"]
-    assert "--video on: tests.probes:Constant-v0 has no picture" in refused(enjoy, *flags, "--video", "x.mp4")
+    folder = train(dqn, *TINY_DQN, "--env-id", "tests.support.probes:Constant-v0", "--total-timesteps", "20", "--save-model")
+    flags = ["--run", str(folder), "--env-id", "tests.support.probes:Constant-v0"]
+    assert "--video on: tests.support.probes:Constant-v0 has no picture" in refused(enjoy, *flags, "--video", "x.mp4")
     assert "give that as --env-id" in refused(enjoy, "--run", str(folder))
 
 
@@ -347,7 +352,7 @@ def test_large_scores_keep_their_digits():
 
 def test_a_table_holds_what_the_games_say_raw_and_clipped():
     player = players.Player("model", "dqn_atari", dqn_atari.Args(env_id="SpaceInvadersNoFrameskip-v4"), None)
-    result = evals.Evaluation([1000.0, 490.0, 346.0], [700, 650, 600], 1, [49.0, 30.0, 20.0])
+    result = Evaluation([1000.0, 490.0, 346.0], [700, 650, 600], 1, [49.0, 30.0, 20.0])
     raw, clipped = tables.rows(player, result, 0.05)
     assert raw == {
         "model": "model", "environment": "SpaceInvadersNoFrameskip-v4", "rewards": "raw", "epsilon": 0.05, "max": 1000.0,
@@ -363,7 +368,7 @@ def test_a_table_holds_what_the_games_say_raw_and_clipped():
 
 
 def test_clipped_returns_are_the_sums_of_the_signs():
-    from cleanrl_utils.evals_atari import evaluate
+    from cleanrl_utils.evals.atari import evaluate
 
     result = evaluate(lambda obs: np.zeros(len(obs), int), "SpaceInvadersNoFrameskip-v4", 2, 3, epsilon=1.0, max_frames=2000)
     assert all(0 < clipped * 5 <= score for clipped, score in zip(result.clipped_returns, result.returns, strict=True))
@@ -396,17 +401,17 @@ def test_what_cannot_be_evaluated_is_one_line(refused, flags, says):
 
 
 def test_human_normalised_scores():
-    assert scores.human_normalised("PongNoFrameskip-v4", -20.7) == 0
-    assert scores.human_normalised("ALE/Breakout-v5", 30.5) == 1
-    assert scores.human_normalised("BreakoutNoFrameskip-v4", (1.7 + 30.5) / 2) == pytest.approx(0.5)
-    assert scores.human_normalised("CartPole-v1", 500) is None
-    assert len(scores.SCORES) == 57
+    assert human.human_normalised("PongNoFrameskip-v4", -20.7) == 0
+    assert human.human_normalised("ALE/Breakout-v5", 30.5) == 1
+    assert human.human_normalised("BreakoutNoFrameskip-v4", (1.7 + 30.5) / 2) == pytest.approx(0.5)
+    assert human.human_normalised("CartPole-v1", 500) is None
+    assert len(human.SCORES) == 57
 
 
 def test_games_with_human_scores_are_games():
     import ale_py.roms
 
-    assert scores.SCORES.keys() <= set(ale_py.roms.get_all_rom_ids())
+    assert human.SCORES.keys() <= set(ale_py.roms.get_all_rom_ids())
 
 
 # --- The box ---
@@ -414,8 +419,8 @@ def test_games_with_human_scores_are_games():
 
 def test_every_model_in_the_box_is_listed_with_card_curve_and_evaluation(command):
     lines = "\n".join(command(zoo))
-    folders = sorted(path.parent for path in models.ZOO.glob("*/*.cleanrl_model"))
-    folders += sorted(path.parent for path in models.ZOO.glob("*/targets.npz"))
+    folders = sorted(path.parent for path in ZOO.glob("*/*.cleanrl_model"))
+    folders += sorted(path.parent for path in ZOO.glob("*/targets.npz"))
     assert len(folders) >= 1
     for folder in folders:
         assert {"README.md", "config.json", "curve.png", "evaluation.csv", "evaluation.md"} <= {
@@ -435,14 +440,14 @@ def test_every_model_in_the_box_can_be_played(folder):
     if player.is_atari:
         obs = np.zeros((3, 4, 84, 84), np.uint8)
     else:
-        from cleanrl_utils.gym_envs import sizes
+        from cleanrl_utils.evals.gym import sizes
 
         obs = np.zeros((3, sizes(args)[0]), np.float32)
     assert player.act(obs).shape == (3,)
 
 
 def test_nothing_private_is_in_the_box():
-    texts = [path for path in models.ZOO.rglob("*") if path.suffix in (".json", ".md", ".csv")]
+    texts = [path for path in ZOO.rglob("*") if path.suffix in (".json", ".md", ".csv")]
     assert [path for path in texts if re.search(r"/(home|root|tmp|work|Users)/", path.read_text())] == []
 
 
@@ -450,10 +455,10 @@ def test_a_command_line_makes_the_same_flags_again():
     args = dqn.Args(
         env_kwargs={"a": [1]}, hidden_units=(8, 4), cuda=False, learning_rate=1e-5, exp_name="x y", eval_frequency=3
     )
-    words = config.command_line(args)
+    words = command_line(args)
     assert words == [
         "--exp-name", "x y", "--no-cuda", "--env-kwargs", '{"a": [1]}', "--eval-frequency", "3", "--learning-rate", "1e-05",
         "--hidden-units", "8", "4",
     ]  # fmt: skip
-    assert config.parse(dqn.Args, words) == args
-    assert config.command_line(dqn_jax.Args()) == []
+    assert parse(dqn.Args, words) == args
+    assert command_line(dqn_jax.Args()) == []

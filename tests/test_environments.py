@@ -10,8 +10,8 @@ from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl import dqn_atari as dqn
-from cleanrl_utils.atari import Episodes, FireAfterLifeLoss, count_actions, game_settings
-from cleanrl_utils.config import BadInput
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.evals.atari import Episodes, FireAfterLifeLoss, count_actions, game_settings
 from cleanrl_utils.seeds import env_seeds
 
 

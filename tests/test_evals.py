@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cleanrl_utils import evals_atari
-from cleanrl_utils.evals_atari import evaluate
+from cleanrl_utils.evals import atari
+from cleanrl_utils.evals.atari import evaluate
 
 
 def still(obs: np.ndarray) -> np.ndarray:
@@ -68,12 +68,12 @@ def test_epsilon_draws_its_own_random_numbers():
 def test_epsilon_is_the_share_of_random_actions(monkeypatch, epsilon):
     played = []
 
-    class Watched(evals_atari.AtariVectorEnv):
+    class Watched(atari.AtariVectorEnv):
         def step(self, actions):
             played.extend(actions.tolist())
             return super().step(actions)
 
-    monkeypatch.setattr(evals_atari, "AtariVectorEnv", Watched)
+    monkeypatch.setattr(atari, "AtariVectorEnv", Watched)
     evaluate(still, "PongNoFrameskip-v4", episodes=4, seed=1, epsilon=epsilon, max_frames=2000)
     # The player always does 0; a random action is something else five times in six.
     assert np.mean(np.array(played) != 0) == pytest.approx(epsilon * 5 / 6, abs=0.03)

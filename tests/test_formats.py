@@ -18,7 +18,8 @@ from flax import serialization
 from cleanrl import dqn_atari_jax
 from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
-from cleanrl_utils import formats, models
+from cleanrl_utils.models import formats, torch_zip
+from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
 from tests.conftest import TEACHER
 
 BLANK = np.zeros((1, 4, 84, 84), np.uint8)
@@ -43,9 +44,9 @@ def q_values(network, params, obs: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("student", ["nature", "impala256", "impala512"])
 def test_a_torch_model_has_the_same_q_values_in_jax(student, frames):
     ours, theirs = in_torch.STUDENTS[student](6), in_jax.STUDENTS[student](6)
-    models.save_weights(ours.state_dict(), Path("model"))
+    save_weights(ours.state_dict(), Path("model"))
     shapes = jax.eval_shape(theirs.init, jax.random.key(0), BLANK)
-    params = models.load_params(theirs, shapes, Path("model"))
+    params = load_params(theirs, shapes, Path("model"))
     np.testing.assert_allclose(q_values(theirs, params, frames), ours(torch.tensor(frames)).detach(), atol=1e-4)
 
 
@@ -53,16 +54,16 @@ def test_a_torch_model_has_the_same_q_values_in_jax(student, frames):
 def test_a_jax_model_has_the_same_q_values_in_torch(student, frames):
     ours, theirs = in_jax.STUDENTS[student](6), in_torch.STUDENTS[student](6)
     params = ours.init(jax.random.key(0), BLANK)
-    models.save_params(params, Path("model"))
-    models.load_into(theirs, Path("model"))
+    save_params(params, Path("model"))
+    load_into(theirs, Path("model"))
     np.testing.assert_allclose(theirs(torch.tensor(frames)).detach(), q_values(ours, params, frames), atol=1e-4)
 
 
 def test_the_teacher_in_the_box_has_the_same_q_values_in_both(frames):
     ours, theirs = in_torch.NatureCNN(6), in_jax.NatureCNN(6)
-    models.load_into(ours, TEACHER / "dqn_atari.cleanrl_model")
+    load_into(ours, TEACHER / "dqn_atari.cleanrl_model")
     shapes = jax.eval_shape(theirs.init, jax.random.key(0), BLANK)
-    params = models.load_params(theirs, shapes, TEACHER / "dqn_atari.cleanrl_model")
+    params = load_params(theirs, shapes, TEACHER / "dqn_atari.cleanrl_model")
     expected = ours(torch.tensor(frames)).detach().numpy()
     np.testing.assert_allclose(q_values(theirs, params, frames), expected, atol=1e-4)
     assert np.abs(expected).max() > 0.1
@@ -88,7 +89,7 @@ def test_a_linear_layer_reads_the_same_pixel_in_both_layouts():
 
 def test_files_have_the_published_layout():
     params = dqn_atari_jax.NatureCNN(6).init(jax.random.key(0), BLANK)
-    models.save_params(params, Path("model"))
+    save_params(params, Path("model"))
     tree = serialization.msgpack_restore(Path("model").read_bytes())["params"]
     shapes = {layer: {name: value.shape for name, value in arrays.items()} for layer, arrays in tree.items()}
     assert shapes == {
@@ -123,15 +124,15 @@ def test_reading_torch_files_gives_what_torch_gives():
     )
     for content in (weights, dict(weights)):
         torch.save(content, "model")
-        read = formats.read_torch(Path("model"))
+        read = torch_zip.read_torch(Path("model"))
         assert read.keys() == weights.keys()
         for key, value in weights.items():
             assert np.array_equal(read[key], value.numpy()), key
             assert read[key].dtype == value.numpy().dtype
     torch.save(dict(in_torch.NatureCNN(6).named_parameters()), "model")
-    assert formats.read_torch(Path("model"))["network.9.bias"].shape == (6,)
+    assert torch_zip.read_torch(Path("model"))["network.9.bias"].shape == (6,)
     torch.save(in_torch.NatureCNN(6).state_dict(), "model")  # with the version that a module's state_dict carries
-    assert formats.read_torch(Path("model")).keys() == in_torch.NatureCNN(6).state_dict().keys()
+    assert torch_zip.read_torch(Path("model")).keys() == in_torch.NatureCNN(6).state_dict().keys()
 
 
 def rewritten(changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -157,7 +158,7 @@ def tensor(shape: bytes, strides: bytes, offset: bytes = b"K\x00") -> dict[str, 
 
 def test_what_is_built_by_hand_is_read_as_torch_reads_it():
     path = rewritten(tensor(b"K\x02\x85", b"K\x01\x85", offset=b"K\x01"))
-    assert formats.read_torch(path)["a"].tolist() == torch.load(path, weights_only=True)["a"].tolist() == [1, 1]
+    assert torch_zip.read_torch(path)["a"].tolist() == torch.load(path, weights_only=True)["a"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -184,14 +185,14 @@ def test_what_is_built_by_hand_is_read_as_torch_reads_it():
 )
 def test_torch_files_that_are_damaged_or_made_to_harm_are_refused(changes, says):
     with pytest.raises(formats.FormatError, match=says):
-        formats.read_torch(rewritten(changes))
+        torch_zip.read_torch(rewritten(changes))
     assert not Path("hacked").exists()
 
 
 def test_a_compressed_archive_is_refused():
     """Torch writes none, and a small one may hold gigabytes."""
     with pytest.raises(formats.FormatError, match="does not compress"):
-        formats.read_torch(rewritten({}, zipfile.ZIP_DEFLATED))
+        torch_zip.read_torch(rewritten({}, zipfile.ZIP_DEFLATED))
 
 
 @pytest.mark.parametrize(
@@ -208,12 +209,12 @@ def test_the_kind_of_file_is_found_by_looking_at_it(content, flax):
 
 def test_models_of_the_other_framework_are_read_without_it():
     params = dqn_atari_jax.NatureCNN(6).init(jax.random.key(0), BLANK)
-    models.save_params(params, Path("flax.cleanrl_model"))
+    save_params(params, Path("flax.cleanrl_model"))
     code = f"""
 import sys
 from pathlib import Path
-from cleanrl_utils import formats
-formats.read_flax(Path("flax.cleanrl_model")), formats.read_torch(Path({str(TEACHER / "dqn_atari.cleanrl_model")!r}))
+from cleanrl_utils.models import formats, torch_zip
+formats.read_flax(Path("flax.cleanrl_model")), torch_zip.read_torch(Path({str(TEACHER / "dqn_atari.cleanrl_model")!r}))
 assert not {{"jax", "flax", "torch"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(TEACHER.parents[2])})

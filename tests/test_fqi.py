@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cleanrl import fqi
-from cleanrl_utils.config import BadInput
-from tests import pages
+from cleanrl_utils.errors import BadInput
 from tests.conftest import TINY_FQI, Bomb, scalars
+from tests.support import pages
 
 
 class Sum:

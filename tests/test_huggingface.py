@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from cleanrl import dqn, dqn_atari, fqi, qdagger_dqn_atari_impalacnn
-from cleanrl_utils import config, enjoy, huggingface
-from tests import children
+from cleanrl_utils import enjoy, huggingface
+from cleanrl_utils.flags import parse
 from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, Bomb
-from tests.hub import BROKEN, Hub
+from tests.support import children
+from tests.support.hub import BROKEN, Hub
 
 TOKEN = "hf_secret"
 REPO = "me/PongNoFrameskip-v4-dqn_atari-seed1"
@@ -89,7 +90,7 @@ def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher_in_a_fresh_cache(
     # The card's command makes this run again: the same flags, but for what is of this account.
     lines = files["README.md"].decode().splitlines()
     command = next(line for line in lines if line.startswith("python cleanrl/dqn_atari.py"))
-    again = vars(config.parse(dqn_atari.Args, shlex.split(command)[2:]))
+    again = vars(parse(dqn_atari.Args, shlex.split(command)[2:]))
     assert {name: again[name] for name in kept["flags"]} == kept["flags"]
     assert again["hf_entity"] == ""
 
@@ -248,10 +249,10 @@ def test_a_model_with_code_in_it_is_not_pushed(hub, saved):
 
 
 def test_an_upload_that_fails_after_training_leaves_the_run_complete_and_says_how_to_go_on(hub, monkeypatch):
-    import tests.hub
+    import tests.support.hub
 
-    monkeypatch.setattr(tests.hub.Handler, "do_PUT", lambda self: self.answer(403))
-    monkeypatch.setattr(tests.hub, "LFS_SIZE", 1)
+    monkeypatch.setattr(tests.support.hub.Handler, "do_PUT", lambda self: self.answer(403))
+    monkeypatch.setattr(tests.support.hub, "LFS_SIZE", 1)
     status, said = run(hub, dqn, *TINY_DQN, "--save-model", "--upload-model", "--hf-entity", "me")
     (folder,) = Path("runs").iterdir()
     assert status == 0, said

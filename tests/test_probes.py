@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cleanrl import dqn, dqn_jax, fqi
-from cleanrl_utils import models
+from cleanrl_utils.models.files import load_into, load_params
 from tests.conftest import TINY_DQN, TINY_FQI
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium on environments that are odd on purpose
@@ -22,7 +22,12 @@ def learned(train):
 
     def learn(agent: ModuleType, probe: str, obs: list[list[float]], *flags: str) -> np.ndarray:
         folder = train(
-            agent, "--env-id", f"tests.probes:{probe}-v0", *(TINY_FQI if agent is fqi else TINY_DQN), *flags, "--save-model"
+            agent,
+            "--env-id",
+            f"tests.support.probes:{probe}-v0",
+            *(TINY_FQI if agent is fqi else TINY_DQN),
+            *flags,
+            "--save-model",
         )
         seen = np.array(obs, dtype=np.float32)
         if agent is fqi:
@@ -30,11 +35,11 @@ def learned(train):
         model = folder / f"{agent.Args().exp_name}.cleanrl_model"
         if agent is dqn:
             network = dqn.QNetwork(seen.shape[1], 2, (16,))
-            models.load_into(network, model)
+            load_into(network, model)
             return network(torch.from_numpy(seen)).detach().numpy()
         network = dqn_jax.QNetwork(2, (16,))
         blank = network.init(dqn_jax.jax.random.key(0), seen)
-        return np.asarray(network.apply(models.load_params(network, blank, model), jnp.asarray(seen)))
+        return np.asarray(network.apply(load_params(network, blank, model), jnp.asarray(seen)))
 
     return learn
 

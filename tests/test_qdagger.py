@@ -16,10 +16,11 @@ import torch
 
 from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
-from cleanrl_utils import curves, models
-from cleanrl_utils.tracking import Tracker
-from tests import pages
+from cleanrl_utils import curves
+from cleanrl_utils.models.files import load_into, load_weights, save_params
+from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, watch_updates, weights
+from tests.support import pages
 
 TINY = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", str(TEACHER)]
 
@@ -77,7 +78,7 @@ def test_offline_training_brings_the_student_to_its_teacher(train, qdagger, monk
     """The distillation loss over the teacher's whole data falls to less than half, from the student's side alone."""
     losses, train_offline = [], qdagger.train_offline
     guide = in_torch.NatureCNN(6)
-    models.load_into(guide, TEACHER / "dqn_atari.cleanrl_model")
+    load_into(guide, TEACHER / "dqn_atari.cleanrl_model")
 
     @torch.no_grad()
     def loss(learner, rb) -> float:
@@ -85,8 +86,8 @@ def test_offline_training_brings_the_student_to_its_teacher(train, qdagger, monk
         if qdagger is in_torch:
             student, obs = learner.q_network, rb.sample(torch.from_numpy(index)).obs
         else:
-            models.save_params(learner.q_state.params, Path("student"))
-            models.load_into(student, Path("student"))
+            save_params(learner.q_state.params, Path("student"))
+            load_into(student, Path("student"))
             obs = torch.tensor(np.asarray(rb.sample(index).obs))
         return in_torch.distillation_loss(student(obs), guide(obs), 0.03).item()
 
@@ -176,11 +177,11 @@ def test_with_no_flag_the_teacher_is_the_model_in_the_box_for_both(qdagger, caps
     assert qdagger.load_teacher(qdagger.Args(env_id="ALE/Pong-v5"), 6)[-1] == str(TEACHER)
     said = [line for line in capsys.readouterr().err.splitlines() if "using that" in line]
     assert len(said) == (0 if qdagger is in_torch else 2), "the one in the box is torch's"
-    expected = models.load_weights(TEACHER / "dqn_atari.cleanrl_model")
+    expected = load_weights(TEACHER / "dqn_atari.cleanrl_model")
     if params:
-        models.save_params(*params, Path("teacher"))
+        save_params(*params, Path("teacher"))
         network = in_torch.NatureCNN(6)
-        models.load_into(network, Path("teacher"))
+        load_into(network, Path("teacher"))
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
 
 

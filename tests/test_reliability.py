@@ -16,11 +16,15 @@ import yaml
 
 from benchmark.kills import differing, outcome
 from cleanrl import dqn_atari
-from cleanrl_utils import archives, config, formats, models
-from cleanrl_utils.config import BadInput
-from cleanrl_utils.tracking import Tracker
-from tests import children
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.flags import parse
+from cleanrl_utils.models import formats, torch_zip
+from cleanrl_utils.models.files import ModelError, load_weights, save_params, save_weights
+from cleanrl_utils.run.archive import Archive, ArchiveError
+from cleanrl_utils.run.archive import write as write_archive
+from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, Bomb, needs_compiler, weights
+from tests.support import children
 from tests.test_checkpoint import ATARI, BOTH, contents, left_alone, the_run  # noqa: F401 - a fixture
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE, other users")
@@ -123,7 +127,7 @@ def test_a_run_that_diverges_says_where_and_can_be_seen_to_diverge_again(name):
         assert run["status"] == "failed"
         assert "a loss was not finite" in run["error"]
     assert said[0] == said[1], "at the same step"
-    newest = archives.Archive(max(the_run().glob("checkpoints/*.zip")))
+    newest = Archive(max(the_run().glob("checkpoints/*.zip")))
     assert newest.tree["step"] == (310 if vectors else 120), "no checkpoint of a run that has diverged"
 
 
@@ -203,32 +207,32 @@ def small_network() -> torch.nn.Module:
 
 
 def a_model(path: Path) -> None:
-    models.save_weights(small_network().state_dict(), path)
+    save_weights(small_network().state_dict(), path)
 
 
 def a_flax_model(path: Path) -> None:
     names = {"0": "Dense_0", "2": "Dense_1"}
     state = small_network().state_dict()
     params = {names[i]: {"kernel": state[f"{i}.weight"].numpy().T, "bias": state[f"{i}.bias"].numpy()} for i in names}
-    models.save_params({"params": params}, path)
+    save_params({"params": params}, path)
 
 
 def load_model(path: Path) -> dict[str, torch.Tensor]:
-    return models.load_weights(path)
+    return load_weights(path)
 
 
 def read_model(path: Path) -> dict[str, np.ndarray]:
-    return formats.read_torch(path)
+    return torch_zip.read_torch(path)
 
 
 def a_checkpoint(path: Path) -> None:
     tree = {"network": small_network(), "numbers": np.arange(20), "step": 7, "rng": np.random.default_rng(1)}
     with path.open("wb") as file:
-        archives.write(file, tree)
+        write_archive(file, tree)
 
 
 def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    archive = archives.Archive(path)
+    archive = Archive(path)
     try:
         network, tree = small_network(), archive.tree
         for parameter in network.parameters():
@@ -236,7 +240,7 @@ def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         numbers, rng = np.zeros(20, dtype=np.int64), np.random.default_rng(2)
         for name, like in (("network", network), ("numbers", numbers), ("step", 0), ("rng", rng)):
             if name not in tree:
-                raise archives.ArchiveError(f"has no {name}")
+                raise ArchiveError(f"has no {name}")
             archive.fill(like, tree[name])
         assert numbers.tolist() == list(range(20))
         assert rng.random() == np.random.default_rng(1).random()
@@ -246,10 +250,10 @@ def load_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 KINDS = {
-    "torch model": (a_model, load_model, models.ModelError),
+    "torch model": (a_model, load_model, ModelError),
     "torch model, read without torch": (a_model, read_model, formats.FormatError),
-    "flax model": (a_flax_model, load_model, models.ModelError),
-    "checkpoint": (a_checkpoint, load_checkpoint, archives.ArchiveError),
+    "flax model": (a_flax_model, load_model, ModelError),
+    "checkpoint": (a_checkpoint, load_checkpoint, ArchiveError),
 }
 
 
@@ -290,7 +294,7 @@ def test_mutants_of_a_configuration_are_refused_or_understood(source, tmp_path):
     for mutant in mutants(content, seed=2):
         path.write_bytes(mutant)
         try:
-            parsed = config.parse(dqn_atari.Args, [source, str(given)])
+            parsed = parse(dqn_atari.Args, [source, str(given)])
         except BadInput as refusal:
             assert str(refusal).startswith(source)
             assert "\n" not in str(refusal)
@@ -307,16 +311,16 @@ def test_a_pickle_with_code_is_refused_wherever_a_file_is_read(stopped_run):
     for write in (lambda path: torch.save({"a": Bomb()}, path), lambda path: path.write_bytes(pickle.dumps(Bomb()))):
         write(Path("bomb"))
         for load, error in (
-            (load_model, models.ModelError),
+            (load_model, ModelError),
             (read_model, formats.FormatError),
-            (load_checkpoint, archives.ArchiveError),
+            (load_checkpoint, ArchiveError),
         ):
             with pytest.raises(error):
                 load(Path("bomb"))
         for path in (stopped_run / "checkpoints").iterdir():
             write(path)
         with pytest.raises(BadInput, match="no whole checkpoint"):
-            dqn_atari.main(config.parse(dqn_atari.Args, ["--resume", str(stopped_run)]))
+            dqn_atari.main(parse(dqn_atari.Args, ["--resume", str(stopped_run)]))
     assert not Path("hacked").exists()
     pickle.loads(pickle.dumps(Bomb()))
     assert Path("hacked").exists(), "it would have shown"

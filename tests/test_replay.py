@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleanrl import dqn_atari_jax
-from tests.replay_oracle import IN_JAX, IN_TORCH, Games, Kind
+from tests.support.oracles import IN_JAX, IN_TORCH, Games, Kind
 
 probability = st.sampled_from([0.0, 0.05, 0.3])
 

@@ -14,10 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cleanrl_utils import config, report, runs, statistics
-from cleanrl_utils.evals import Evaluation
-from cleanrl_utils.tracking import event_files, start_run
-from tests import toy_training
+from cleanrl_utils import record
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.flags import parse
+from cleanrl_utils.record import event_files
+from cleanrl_utils.report import __main__ as report
+from cleanrl_utils.report import statistics
+from cleanrl_utils.run.tracker import start_run
+from tests.support import toy_training
 
 pytest.importorskip("matplotlib")
 
@@ -40,7 +45,7 @@ def make(returns: list[float], status: str = "complete", teacher: tuple[float, f
 
 def write(*flags: str) -> str:
     """The page of a report."""
-    return (report.main(config.parse(report.Args, [*flags])) / "index.md").read_text()
+    return (report.main(parse(report.Args, [*flags])) / "index.md").read_text()
 
 
 def cells(page: str, beginning: str) -> list[str]:
@@ -131,7 +136,7 @@ def test_the_same_runs_give_the_same_report():
 def test_pauses_between_a_stop_and_a_resume_are_not_time_of_the_run():
     folder = make([1.0, 2.0])
     (path,) = event_files(folder)
-    events = runs.read_events(path)
+    events = record.read_events(path)
     for event, wall_time in zip(events, [100.0, 100.0, 110.0, 130.0], strict=True):
         event.wall_time = wall_time
     later = [type(event).FromString(event.SerializeToString()) for event in events]
@@ -142,7 +147,7 @@ def test_pauses_between_a_stop_and_a_resume_are_not_time_of_the_run():
         with (folder / name).open("wb") as file:
             for event in content:
                 runs_writer(file).write(event.SerializeToString())
-    steps, seconds, _ = runs.read_series(folder)["charts/SPS"]
+    steps, seconds, _ = record.read_series(folder)["charts/SPS"]
     assert (steps.tolist(), seconds.tolist()) == ([10, 20, 30, 40], [10, 30, 40, 60])
 
 
@@ -235,8 +240,8 @@ def test_bad_input_is_refused(name, refused: Callable[..., str]):
 
 
 def test_human_scores_are_known_whatever_else_has_been_imported():
-    code = "from cleanrl_utils import scores; assert scores.of_game('BreakoutNoFrameskip-v4') == (1.7, 30.5)"
-    env = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[1])}
+    code = "from cleanrl_utils.evals import human; assert human.of_game('BreakoutNoFrameskip-v4') == (1.7, 30.5)"
+    env = os.environ | {"PYTHONPATH": str(Path(report.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
 
 
@@ -244,7 +249,7 @@ def test_human_scores_are_known_whatever_else_has_been_imported():
 
 
 def compare(*flags: str) -> None:
-    report.compare(config.parse(report.CompareArgs, [*flags, "--window", "1"]))
+    report.compare(parse(report.CompareArgs, [*flags, "--window", "1"]))
 
 
 def test_a_comparison_has_a_verdict_and_its_interval(capsys):
@@ -288,5 +293,5 @@ def test_comparisons_that_cannot_be_made_are_refused():
         ("exp_name=a", "elsewhere"): "elsewhere: must be key=value, or a folder of runs",
         ("exp_name=b", "exp_name=d"): "is of no run; there are a, b, c",
     }.items():
-        with pytest.raises(config.BadInput, match=reason):
+        with pytest.raises(BadInput, match=reason):
             compare(*pair)

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from cleanrl import dqn, dqn_atari, dqn_atari_jax, dqn_jax, qdagger_dqn_atari_impalacnn
-from cleanrl_utils import config, enjoy, formats, models
+from cleanrl_utils import enjoy, flags
+from cleanrl_utils.models import formats
+from cleanrl_utils.models.files import ModelError, hidden_units, load_into, load_params, load_weights, read_arrays
 from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, Bomb
 
 sb3 = pytest.importorskip("stable_baselines3")
@@ -45,7 +47,7 @@ def pong(tmp_path_factory) -> tuple[Path, object]:
     """An archive of the teacher in the box, and the agent that wrote it; its `data` is a trap."""
     agent = sb3.DQN("CnnPolicy", Images(), buffer_size=1, device="cpu")
     network = dqn_atari.NatureCNN(6)
-    models.load_into(network, TEACHER / "dqn_atari.cleanrl_model")
+    load_into(network, TEACHER / "dqn_atari.cleanrl_model")
     ours = list(network.state_dict().values())
     agent.q_net.load_state_dict(dict(zip(agent.q_net.state_dict(), ours, strict=True)))
     folder = tmp_path_factory.mktemp("dqn-PongNoFrameskip-v4")
@@ -76,10 +78,10 @@ def test_a_cnn_policy_gives_the_same_q_values_in_both_frameworks_and_its_data_is
     assert np.ptp(expected) > 0.05
 
     network = dqn_atari.NatureCNN(6)
-    models.load_into(network, path)
+    load_into(network, path)
     assert np.allclose(network(torch.as_tensor(obs)).detach().numpy(), expected, atol=1e-5)
     in_jax = dqn_atari_jax.NatureCNN(6)
-    params = models.load_params(in_jax, in_jax.init(jax.random.key(0), obs[:1]), path)
+    params = load_params(in_jax, in_jax.init(jax.random.key(0), obs[:1]), path)
     assert np.allclose(in_jax.apply(params, obs), expected, atol=1e-5)
     assert not Path("hacked").exists()
 
@@ -88,8 +90,8 @@ def test_a_cnn_policy_gives_the_same_q_values_in_both_frameworks_and_its_data_is
 def test_an_mlp_policy_plays_the_same_actions(cartpole, script):
     path, agent = cartpole
     obs = 5 * np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
-    assert models.hidden_units(path) == (24, 16)
-    act = script.load_player(script.Args(hidden_units=models.hidden_units(path)), path)
+    assert hidden_units(path) == (24, 16)
+    act = script.load_player(script.Args(hidden_units=hidden_units(path)), path)
     expected = q_values_of(agent, obs).argmax(1)
     assert len(set(expected.tolist())) == 2
     assert act(obs).tolist() == expected.tolist()
@@ -106,20 +108,20 @@ def test_a_cnn_policy_is_a_teacher(train, pong, capsys):
 
 def test_other_archives_are_refused(tmp_path):
     sb3.A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c.zip")
-    with pytest.raises(models.ModelError, match="not of DQN with CnnPolicy or MlpPolicy"):
-        models.load_weights(tmp_path / "a2c.zip")
+    with pytest.raises(ModelError, match="not of DQN with CnnPolicy or MlpPolicy"):
+        load_weights(tmp_path / "a2c.zip")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "no model")
-    for read in (models.load_weights, models.read_arrays):
-        with pytest.raises(models.ModelError):
+    for read in (load_weights, read_arrays):
+        with pytest.raises(ModelError):
             read(tmp_path / "other.zip")
 
 
 def test_a_network_of_another_shape_is_named(pong, cartpole):
-    with pytest.raises(models.ModelError, match="is not a NatureCNN"):
-        models.load_into(dqn_atari.NatureCNN(6), cartpole[0])
-    with pytest.raises(models.ModelError, match="another game's number of actions"):
-        models.load_into(dqn_atari.NatureCNN(4), pong[0] / "dqn-PongNoFrameskip-v4.zip")
+    with pytest.raises(ModelError, match="is not a NatureCNN"):
+        load_into(dqn_atari.NatureCNN(6), cartpole[0])
+    with pytest.raises(ModelError, match="another game's number of actions"):
+        load_into(dqn_atari.NatureCNN(4), pong[0] / "dqn-PongNoFrameskip-v4.zip")
 
 
 def test_damaged_archives_give_a_sentence_or_the_weights(cartpole, tmp_path):
@@ -130,10 +132,10 @@ def test_damaged_archives_give_a_sentence_or_the_weights(cartpole, tmp_path):
         for _ in range(int(rng.integers(1, 6))):
             mutant[int(rng.integers(len(mutant)))] = int(rng.integers(256))
         damaged.write_bytes(mutant[: int(rng.integers(len(mutant)))] if rng.random() < 0.3 else mutant)
-        for read in (models.load_weights, models.read_arrays):
+        for read in (load_weights, read_arrays):
             try:
                 read(damaged)
-            except models.ModelError:
+            except ModelError:
                 refused += 1
     assert refused > 50
 
@@ -152,8 +154,8 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch)
 def test_enjoy_plays_an_archive(cartpole, capsys):
     folder = str(cartpole[0].parent)
     source = ["--exp-name", "dqn", "--env-id", "CartPole-v1", "--hf-repository", folder]
-    config.run(enjoy.main, enjoy.Args, [*source, "--eval-episodes", "2"])
+    flags.run(enjoy.main, enjoy.Args, [*source, "--eval-episodes", "2"])
     assert capsys.readouterr().out.splitlines()[-1].startswith("episodes=2 mean=")
     with pytest.raises(SystemExit):  # a folder of another project says nothing of itself
-        config.run(enjoy.main, enjoy.Args, ["--run", folder])
+        flags.run(enjoy.main, enjoy.Args, ["--run", folder])
     assert "is no run folder" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 from cleanrl import dqn, dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
 from cleanrl.qdagger_dqn_atari_impalacnn import STUDENTS, ImpalaCNN, NatureCNN
 from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER
-from tests.twin_diff import share_of_same_lines
+from tests.support.twin_diff import share_of_same_lines
 
 SCRIPTS = Path(dqn_atari.__file__).parent
 CLEANRL_FLAGS = set(
@@ -194,10 +194,10 @@ def test_training_imports_neither_the_other_framework_nor_what_it_does_not_need(
     code = f"""
 from {dqn_atari} import Args, main
 from {qdagger} import Args as QDaggerArgs, main as qdagger_main
-from cleanrl_utils import config
+from cleanrl_utils.flags import parse
 tiny_run, tiny_teacher = {TINY_RUN!r}, {TINY_TEACHER!r}
-main(config.parse(Args, tiny_run + ["--save-model"]))
-qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(source)!r}]))
+main(parse(Args, tiny_run + ["--save-model"]))
+qdagger_main(parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-policy-hf-repo", {str(source)!r}]))
 """
     unneeded = {"cv2", "wandb", "imageio_ffmpeg", "stable_baselines3", "sklearn", "pygame", "matplotlib", "pandas", *other}
     assert imported_by(code, unneeded) == "[]"
@@ -211,8 +211,8 @@ qdagger_main(config.parse(QDaggerArgs, tiny_run + tiny_teacher + ["--teacher-pol
 def test_training_on_vectors_needs_no_atari(script, flags, other):
     code = f"""
 from {script.__name__} import Args, main
-from cleanrl_utils import config
-main(config.parse(Args, {[*flags, "--save-model"]!r}))
+from cleanrl_utils.flags import parse
+main(parse(Args, {[*flags, "--save-model"]!r}))
 """
     unneeded = {"ale_py", "cv2", "wandb", "imageio_ffmpeg", "stable_baselines3", "pygame", "matplotlib", *other}
     assert imported_by(code, unneeded) == "[]"

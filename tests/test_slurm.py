@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import slurm
 from tests.conftest import TINY_DQN, scalars
+from tests.support import slurm
 from tests.test_sweeps import TOY, environment, folders, stored
 
-SLOW_DQN = Path(__file__).with_name("slow_dqn") / "dqn.py"
+SLOW_DQN = Path(__file__).parent / "support/slow_dqn/dqn.py"
 COMMAND = f"python {SLOW_DQN} {shlex.join(TINY_DQN)} --train-frequency 10 --total-timesteps 3000 --checkpoint-frequency 500"
 
 reason = slurm.missing()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cleanrl_utils import statistics
+from cleanrl_utils.report import runs, statistics
 
 A = [np.array([1.0, 2.0, 3.0, 10.0]), np.array([4.0, 5.0])]
 B = [np.array([0.0, 2.0]), np.array([5.0, 6.0])]
@@ -35,8 +35,8 @@ def test_tasks_weigh_alike_however_many_runs_they_have():
 
 
 def test_trailing_mean_takes_what_there_is():
-    assert statistics.trailing_mean(np.array([1.0, 3.0, 5.0, 7.0]), 2).tolist() == [1, 2, 4, 6]
-    assert statistics.trailing_mean(np.array([1.0, 3.0]), 100).tolist() == [1, 2]
+    assert runs.trailing_mean(np.array([1.0, 3.0, 5.0, 7.0]), 2).tolist() == [1, 2, 4, 6]
+    assert runs.trailing_mean(np.array([1.0, 3.0]), 100).tolist() == [1, 2]
 
 
 def test_a_curve_holds_its_latest_value():

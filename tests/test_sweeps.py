@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cleanrl_utils import benchmark, config, report
+from cleanrl_utils.benchmark import __main__ as benchmark
+from cleanrl_utils.flags import parse
+from cleanrl_utils.report import __main__ as report
 from tests.conftest import scalars
-from tests.slurm import wait
+from tests.support.slurm import wait
 
 ROOT = Path(__file__).parents[1]
-TOY = Path(__file__).with_name("toy_training.py")
+TOY = Path(__file__).parent / "support/toy_training.py"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -157,7 +159,7 @@ BAD = {
     "no environment": ([], "python TOY", "--env-ids (none): must name at least one"),
     "no script": (["CartPole-v1"], "python -m toy", "--command 'python -m toy': must be as"),
     "missing script": (["CartPole-v1"], "python cleanrl/dnq.py", "--command cleanrl/dnq.py: is no file"),
-    "other file": (["CartPole-v1"], f"python {ROOT}/tests/twin_diff.py", "is no training script"),
+    "other file": (["CartPole-v1"], f"python {ROOT}/tests/support/twin_diff.py", "is no training script"),
     "placeholder": (["CartPole-v1"], "python TOY --exp-name {env}", "has {env}; there are {env_id} and {seed}"),
     "quotes": (["CartPole-v1"], "python TOY --exp-name 'a", "cannot be split into words"),
     "seed": (["CartPole-v1"], "python TOY --seed 3", "holds --seed, which is the sweep's"),
@@ -200,7 +202,7 @@ def test_slurm_is_asked_for_what_a_run_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     flags = "--backend slurm --slurm-gpus-per-task 1 --slurm-cpus-per-task 4 --slurm-time 90 --slurm-array-parallelism 2"
     words = [*flags.split(), "--no-wait", "--slurm-partition", "gpu", "--slurm-parameters", '{"account": "lab"}']
-    benchmark.main(config.parse(benchmark.Args, [*words, "--env-ids", "CartPole-v1", "--command", f"python {TOY}"]))
+    benchmark.main(parse(benchmark.Args, [*words, "--env-ids", "CartPole-v1", "--command", f"python {TOY}"]))
     asked = (tmp_path / "asked").read_text()
     wanted = "gpus-per-node=1 cpus-per-task=4 time=90 array=0-2%2 partition=gpu account=lab requeue signal=USR2@120"
     for line in wanted.split():
@@ -231,8 +233,8 @@ def test_each_sweep_that_is_in_the_box_plans_runs_with_flags_that_exist(path, tm
     assert commands
     for _, module, *words in commands:
         if module == "cleanrl_utils.report":
-            config.parse(report.Args, words)
+            parse(report.Args, words)
         else:
-            works = benchmark.plan(config.parse(benchmark.Args, words))
+            works = benchmark.plan(parse(benchmark.Args, words))
             assert all(work.flags["exp_name"] == "mine" for work in works)
     assert f"bash benchmark/{path.name}" in path.read_text()

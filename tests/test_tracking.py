@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from cleanrl import dqn_atari as dqn
-from cleanrl_utils import curves, tracking
-from cleanrl_utils.config import BadInput
-from cleanrl_utils.evals import Evaluation
-from cleanrl_utils.tracking import Tracker, start_run
+from cleanrl_utils import curves
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.run import tracker as tracking
+from cleanrl_utils.run.tracker import Tracker, start_run
 from tests.conftest import TINY_RUN, scalars
 
 
@@ -118,8 +119,8 @@ def test_weights_and_biases_sees_the_scalars_offline_without_an_account(tmp_path
     """In a process of its own, since W&B keeps a service running."""
     code = f"""
 from cleanrl import {script} as script
-from cleanrl_utils import config
-script.main(config.parse(script.Args, {[*TINY_RUN, "--total-timesteps", "1000", "--train-frequency", "100", "--track"]!r}))
+from cleanrl_utils.flags import parse
+script.main(parse(script.Args, {[*TINY_RUN, "--total-timesteps", "1000", "--train-frequency", "100", "--track"]!r}))
 """
     env = {key: value for key, value in os.environ.items() if "WANDB" not in key}
     env |= {"WANDB_MODE": "offline", "PYTHONPATH": str(Path(dqn.__file__).parents[1])}
@@ -144,7 +145,3 @@ def test_curves_draws_the_latest_run(train, capsys):
 def test_curves_without_a_run_says_so():
     with pytest.raises(BadInput, match="no run"):
         curves.main(curves.Args())
-
-
-def test_moving_mean():
-    assert curves.moving_mean([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from cleanrl import dqn
-from cleanrl_utils import config
-from tests import pages
+from cleanrl_utils.flags import parse
 from tests.conftest import TINY_DQN, TINY_FQI
+from tests.support import pages
 
 ROOT = Path(__file__).parents[1]
 NAME = "docs/tutorial/from-q-learning-to-dqn.md"
@@ -77,7 +77,7 @@ def test_experiments_have_the_flags_that_their_names_promise():
     found = {}
     for path, *flags in commands():
         if path == "cleanrl/dqn.py" and not any("flappybird" in flag for flag in flags):
-            args = config.parse(dqn.Args, flags)
+            args = parse(dqn.Args, flags)
             found[args.exp_name] = (args.target_network_frequency, args.double_q, args.n_step)
     assert found == EXPERIMENTS
 
@@ -97,7 +97,7 @@ def test_every_command_runs():
     assert {command[0] for command in commands()} == set(TINY)
     for path, *flags in commands():
         module = script(path)
-        module.main(config.parse(module.Args, [*flags, *TINY[path]]))
+        module.main(parse(module.Args, [*flags, *TINY[path]]))
     pictures = {"q-table.png", "fqi.png", "target-network.png", "overestimation.png", "n-step.png"}
     assert {path.name for path in Path().glob("*.png")} == pictures
     assert set(re.findall(r"\]\((\S*?\.png)\)", PAGE)) == pictures

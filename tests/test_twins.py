@@ -16,8 +16,8 @@ from cleanrl import dqn_atari as dqn
 from cleanrl import dqn_atari_jax as dqn_jax
 from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger_jax
-from cleanrl_utils import formats
-from tests.replay_oracle import IN_JAX, IN_TORCH, Games
+from cleanrl_utils.models import formats
+from tests.support.oracles import IN_JAX, IN_TORCH, Games
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from cleanrl_utils import tracking
-from tests.wandb_server import WandbServer
+from cleanrl_utils.record import commit, short
+from cleanrl_utils.run import sinks
+from tests.support.wandb_server import WandbServer
 
 TRAINING = """
 import types
-from cleanrl_utils.tracking import WeightsAndBiases
+from cleanrl_utils.run.sinks import WeightsAndBiases
 args = types.SimpleNamespace(wandb_project_name="p", wandb_entity=None, env_id="e", exp_name="x")
 sink = WeightsAndBiases(args, "name", {})
 assert 0 < sink.run.settings.finish_timeout <= 15
@@ -32,7 +33,7 @@ sink.close({"score": 1.0})
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if "WANDB" not in key}
-    return kept | {"HOME": str(home), "PYTHONPATH": str(Path(tracking.__file__).parents[1])} | more
+    return kept | {"HOME": str(home), "PYTHONPATH": str(Path(sinks.__file__).parents[2])} | more
 
 
 def train(folder: Path, faults: dict[int, Callable[[int], object]], **env: str) -> tuple[str, float]:
@@ -89,8 +90,8 @@ def test_training_goes_on_when_the_clients_service_is_killed(tmp_path: Path) -> 
 
 
 STOPPED = """
-from cleanrl_utils import runs
-from cleanrl_utils.tracking import start_run
+from cleanrl_utils.report import runs
+from cleanrl_utils.run.tracker import start_run
 from toy_training import Args
 try:
     with start_run(Args(track=True, seed=2), {"threads": 1}) as tracker:
@@ -102,7 +103,7 @@ assert sorted(run.get("status") for run in runs.from_wandb("me/toys")) == ["comp
 """
 READ = """
 import json, pathlib
-from cleanrl_utils import runs
+from cleanrl_utils.report import runs
 (run,) = runs.from_wandb("me/toys")
 (folder,) = runs.from_folders(["runs"], "--runs")
 assert run.series.keys() >= {"charts/episodic_return"}
@@ -115,8 +116,8 @@ assert run.get("commit") == folder.get("commit")
 """
 TRACKED = """
 from pathlib import Path
-from cleanrl_utils.evals import Evaluation
-from cleanrl_utils.tracking import start_run
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.run.tracker import start_run
 from toy_training import Args
 with start_run(Args(track=True), {"threads": 1}) as tracker:
     for step in (10, 20, 30):
@@ -131,16 +132,15 @@ with start_run(Args(track=True), {"threads": 1}) as tracker:
 def test_a_tracked_run_has_a_group_tags_configuration_films_and_its_scores(tmp_path: Path) -> None:
     server = WandbServer()
     env = environment(tmp_path, **server.env, WANDB_TAGS="mine")
-    env["PYTHONPATH"] += f":{Path(__file__).parent}"
+    env["PYTHONPATH"] += f":{Path(__file__).parent / 'support'}"
     subprocess.run([sys.executable, "-c", TRACKED], cwd=tmp_path, env=env, check=True, timeout=60)
     ((run, said),) = server.started.items()
     assert said["groupName"] == "CartPole-v1, toy"
     assert said["jobType"] == "toy_training"
-    commit = tracking.short(tracking.commit())
-    assert set(said["tags"]) == {"mine", "toy_training", f"commit-{commit}"}
+    assert set(said["tags"]) == {"mine", "toy_training", f"commit-{short(commit())}"}
     config = json.loads(said["config"])
     assert config["flags"]["value"]["seed"] == 1
-    assert config["commit"]["value"] == tracking.commit()
+    assert config["commit"]["value"] == commit()
     assert server.summary[run]["score/agent"] == 7
     films = [row["videos/step-30"] for row in server.rows[run] if "videos/step-30" in row]
     assert [film["_type"] for film in films] == ["video-file"]

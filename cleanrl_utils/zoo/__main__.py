@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cleanrl_utils import config
+from cleanrl_utils.flags import run
 
 
 @dataclass
@@ -49,4 +49,4 @@ def main(_: Args) -> None:
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    run(main, Args)

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cleanrl_utils import config
-from cleanrl_utils.curves import run_folders, scalars
+from cleanrl_utils import flags
+from cleanrl_utils.console import notice
+from cleanrl_utils.curves import run_folders
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.record import read_series
 
 COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")
 
@@ -53,7 +56,7 @@ def find_runs(env_id: str, experiment: str) -> list[Path]:
 
 
 def main(args: Args) -> None:
-    """Draw. Raises `config.BadInput` where an experiment has no runs."""
+    """Draw. Raises `BadInput` where an experiment has no runs."""
     import matplotlib  # noqa: PLC0415 - an extra
 
     matplotlib.use("Agg")
@@ -62,15 +65,15 @@ def main(args: Args) -> None:
 
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     for experiment, color in zip(args.experiments, itertools.cycle(COLORS), strict=False):
-        runs = [scalars(folder)[args.metric] for folder in find_runs(args.env_id, experiment)]
+        runs = [read_series(folder)[args.metric] for folder in find_runs(args.env_id, experiment)]
         if not runs:
-            raise config.BadInput("--experiments", experiment, f"has no run on {args.env_id} under runs/")
-        for steps, values in runs:
+            raise BadInput("--experiments", experiment, f"has no run on {args.env_id} under runs/")
+        for steps, _, values in runs:
             axis.plot(steps, values, color=color, alpha=0.25, linewidth=1)
-        if any(steps != runs[0][0] for steps, _ in runs):
-            raise config.BadInput("--experiments", experiment, "its seeds ran with different flags, or not to their end")
+        if any(not np.array_equal(steps, runs[0][0]) for steps, _, _ in runs):
+            raise BadInput("--experiments", experiment, "its seeds ran with different flags, or not to their end")
         seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
-        mean = np.mean([values for _, values in runs], axis=0)
+        mean = np.mean([values for _, _, values in runs], axis=0)
         axis.plot(runs[0][0], mean, color=color, linewidth=2.5, label=f"{experiment}, {seeds}")
     if args.line is not None:
         axis.axhline(args.line, color="#888888", linestyle="--", label=args.line_label)
@@ -79,8 +82,8 @@ def main(args: Args) -> None:
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(args.out, dpi=110)
     plt.close(figure)
-    config.notice(f"picture: {args.out}")
+    notice(f"picture: {args.out}")
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    flags.run(main, Args)

@@ -11,7 +11,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from cleanrl_utils import config
+from cleanrl_utils import flags
+from cleanrl_utils.console import notice
 
 ARROWS = "←↓→↑"
 """Of the actions 0, 1, 2, 3."""
@@ -101,15 +102,15 @@ def draw(table: np.ndarray, lake: np.ndarray, out: Path, title: str) -> None:
 
 def main(args: Args) -> np.ndarray:
     """Learn, evaluate, draw; returns the table."""
-    config.require_positive(args, "total_timesteps", "learning_rate", "eval_episodes")
-    config.require_probability(args, "gamma", "end_e")
+    flags.require_positive(args, "total_timesteps", "learning_rate", "eval_episodes")
+    flags.require_probability(args, "gamma", "end_e")
     env = gym.make("FrozenLake-v1")
     table = learn(env, args)
     rate = success_rate(env, table, args)
     draw(table, env.unwrapped.desc, Path(args.out), f"FrozenLake: the goal is reached in {rate:.1%} of episodes")
-    config.notice(f"greedy policy: {rate:.1%} of {args.eval_episodes} episodes reach the goal; picture: {args.out}")
+    notice(f"greedy policy: {rate:.1%} of {args.eval_episodes} episodes reach the goal; picture: {args.out}")
     return table
 
 
 if __name__ == "__main__":
-    config.run(main, Args)
+    flags.run(main, Args)

@@ -1,0 +1,128 @@
+"""What a sweep is to run: its flags, and a training for each environment and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from cleanrl_utils.benchmark.work import Work
+from cleanrl_utils.errors import BadInput, first_line
+from cleanrl_utils.flags import Json, parse, require_not_negative, require_positive
+
+PLACEHOLDERS = ("env_id", "seed")
+PYTHON = ("python", "python3")
+
+
+@dataclass
+class Args:
+    """Run a command for each environment and seed."""
+
+    env_ids: tuple[str, ...] = ()
+    """environments; each becomes the command's --env-id"""
+    command: str = ""
+    """script with its flags, as "python cleanrl/dqn.py --total-timesteps 500000"; {env_id} and {seed} stand for the run's"""
+    num_seeds: int = 3
+    """seeds per environment"""
+    start_seed: int = 1
+    """the first of them"""
+    workers: int = 1
+    """runs side by side on this machine; each gets its share of the cores, and one of the GPUs"""
+    backend: Literal["local", "slurm"] = "local"
+    """local: this machine; slurm: one job array, from a folder that all nodes share"""
+    dry_run: bool = False
+    """say what would be run, and end"""
+    wait: bool = True
+    """under Slurm: stay until all have ended; else submit and end"""
+
+    slurm_partition: str | None = None
+    """partition to submit to; default: the cluster's"""
+    slurm_gpus_per_task: int = 0
+    """GPUs per run"""
+    slurm_cpus_per_task: int = 2
+    """cores per run"""
+    slurm_time: int = 24 * 60
+    """minutes that a run may take at a time; a run with --checkpoint-frequency is queued again to go on"""
+    slurm_array_parallelism: int = 64
+    """runs at the same time, at most"""
+    slurm_signal_delay: int = 120
+    """seconds before the time limit at which runs write their checkpoints"""
+    slurm_parameters: Json = field(default_factory=dict)
+    """more of sbatch's parameters, as '{"account": "lab", "mem": "16G"}'"""
+
+
+def plan(args: Args) -> list[Work]:
+    """The trainings that the flags ask for. Raises `BadInput`, before anything is run."""
+    if not args.env_ids:
+        raise BadInput("--env-ids", "(none)", "must name at least one environment")
+    require_positive(args, "num_seeds", "workers", "slurm_cpus_per_task", "slurm_time", "slurm_array_parallelism")
+    require_not_negative(args, "start_seed", "slurm_gpus_per_task", "slurm_signal_delay")
+    try:
+        words = shlex.split(args.command)
+    except ValueError as error:
+        raise BadInput("--command", repr(args.command), f"cannot be split into words ({error})") from None
+    if args.slurm_signal_delay >= args.slurm_time * 60:
+        allowed = f"must be below --slurm-time, {args.slurm_time} minutes, or no run would get anywhere"
+        raise BadInput("--slurm-signal-delay", args.slurm_signal_delay, allowed)
+    unknown = set(re.findall(r"\{([\w-]+)\}", args.command)) - set(PLACEHOLDERS)
+    if unknown:
+        raise BadInput("--command", args.command, f"has {{{min(unknown)}}}; there are {{env_id}} and {{seed}}")
+    launcher, words = split(words)
+    for name in ("--env-id", "--seed", "--resume"):
+        if any(word.split("=")[0].replace("_", "-") == name for word in words):
+            raise BadInput("--command", args.command, f"holds {name}, which is the sweep's")
+    script = load(Path(launcher[-1]))
+    defaults = as_json(script.Args())
+    works = []
+    for env_id in dict.fromkeys(args.env_ids):
+        for seed in range(args.start_seed, args.start_seed + args.num_seeds):
+            filled = [word.replace("{env_id}", env_id).replace("{seed}", str(seed)) for word in words]
+            filled += ["--env-id", env_id, "--seed", str(seed)]
+            flags = parse(script.Args, filled)
+            if hasattr(script, "check"):
+                script.check(flags)
+            works.append(Work(tuple(launcher), tuple(filled), as_json(flags), defaults))
+    return works
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words up to and with the script's file, and its flags. Raises `BadInput`."""
+    place = next((i for i, word in enumerate(words) if word.endswith(".py")), 0)
+    if place == 0:
+        raise BadInput("--command", repr(" ".join(words)), 'must be as "python cleanrl/dqn.py --flags"')
+    launcher = words[: place + 1]
+    if launcher[0] in PYTHON:
+        launcher[0] = sys.executable
+    elif shutil.which(launcher[0]) is None:
+        raise BadInput("--command", launcher[0], "is no program here")
+    return launcher, words[place + 1 :]
+
+
+def load(path: Path) -> ModuleType:
+    """A script as a module. Raises `BadInput` for a file that is none, or that needs what is not installed."""
+    if not path.is_file():
+        there = ", ".join(sorted(f"{found}" for found in Path("cleanrl").glob("[a-z]*.py")))
+        raise BadInput("--command", path, f"is no file{f'; there are {there}' if there else ''}")
+    spec = importlib.util.spec_from_file_location(f"sweep_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # what a user's file may raise, not only what it cannot import
+        raise BadInput("--command", path, f"cannot be loaded here ({first_line(error)})") from None
+    if not {"env_id", "exp_name", "seed"} <= vars(getattr(module, "Args", object)).keys():
+        raise BadInput("--command", path, "is no training script: it has no Args with exp_name, env_id and seed")
+    return module
+
+
+def as_json(args: Any) -> dict[str, Any]:
+    """A script's flags as json holds them."""
+    return json.loads(json.dumps(dataclasses.asdict(args)))

@@ -1,0 +1,185 @@
+"""One training of a sweep: found again among the run folders, started or resumed in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from submitit.helpers import Checkpointable, DelayedSubmission
+
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.files import file_name
+from cleanrl_utils.record import read_run
+
+LOGS = Path("runs/sweeps")
+"""Where a sweep keeps the output of its runs, and the files of its scheduler."""
+JOBS = LOGS / "jobs"
+"""Files of submitit's."""
+POLL = 0.2
+"""Seconds between looks at a process."""
+NOT_OF_A_RUN = ("config", "resume", "resume_anyway")
+"""Flags that say where the others are from."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training: a script with its flags. Two are the same if all flags are, given or by default."""
+
+    launcher: tuple[str, ...]
+    """words up to and with the script's file, as (python, cleanrl/dqn.py)"""
+    words: tuple[str, ...]
+    """flags as they are given"""
+    flags: dict[str, Any]
+    """every flag of the script by field, as JSON has them"""
+    defaults: dict[str, Any]
+    """the script's own, for runs from before a flag was added"""
+
+    @property
+    def script(self) -> str:
+        """The script's name, as config.json has it."""
+        return Path(self.launcher[-1]).stem
+
+    @property
+    def log(self) -> Path:
+        """Where the output of the training goes, of every time that it is started."""
+        content = json.dumps([self.script, deciding(self.flags)], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+        name = f"{file_name(self.flags['env_id'])}__{self.flags['exp_name']}__{self.flags['seed']}__{digest}"
+        return LOGS / f"{name}.log"
+
+    def runs(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Run folders of this training with their config.json, oldest first."""
+        pattern = f"{file_name(self.flags['env_id'])}__{self.flags['exp_name']}__{self.flags['seed']}__*"
+        found = []
+        for path in sorted(Path("runs").glob(f"{pattern}/config.json")):
+            with contextlib.suppress(BadInput):  # a damaged one is none
+                run = read_run(path, "run", path.parent)
+                flags = {name: run["flags"].get(name, default) for name, default in self.defaults.items()}
+                if run["script"] == self.script and deciding(flags) == deciding(self.flags):
+                    found.append((path.parent, run))
+        return found
+
+    def run(self) -> tuple[Path, dict[str, Any]] | None:
+        """The training's run folder with its config.json: the complete one if there is one, else the newest."""
+        runs = self.runs()
+        return next((run for run in runs if run[1].get("status") == "complete"), runs[-1] if runs else None)
+
+    def next_command(self) -> tuple[list[str], dict[str, str]]:
+        """What is to be done: the words of a command and what to add to its environment. No words: it is complete."""
+        found = self.run()
+        if found is not None and found[1].get("status") == "complete":
+            return [], {}
+        if found is not None and checkpoints(found[0]):
+            threads = found[1].get("protocol", {}).get("threads")  # with others the same weights cannot be promised
+            return [*self.launcher, "--resume", str(found[0])], {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        return [*self.launcher, *self.words], {}
+
+
+def deciding(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that a run has in common with one that was configured by a file, or resumed."""
+    return {name: value for name, value in flags.items() if name not in NOT_OF_A_RUN}
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    return sorted(run.glob("checkpoints/[0-9]*-*-*.zip"))
+
+
+class Job(Checkpointable):
+    """What a worker or a cluster's node does with a `Work`; done again after a preemption, it goes on where that was.
+
+    SIGTERM is passed on, so that the training writes its checkpoint. So is the signal that Slurm sends before a time limit
+    or a preemption (`--signal`); then the job is queued again.
+    """
+
+    def __init__(
+        self, work: Work, folder: Path, cores: tuple[int, ...] = (), env: dict[str, str | None] | None = None
+    ) -> None:
+        """`folder`: where to run; `cores`: the only processor cores to use; `env`: what to set or unset (None) beside."""
+        self.work, self.folder, self.cores, self.env = work, folder, cores, env or {}
+
+    def __call__(self) -> int:
+        """Train; returns the exit status. After SIGTERM this process ends with status 143."""
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: asks `checkpoint` what to do, and does it
+        received: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, lambda number, _: received.append(number))
+        os.chdir(self.folder)
+        if self.cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, self.cores)
+        status = 0
+        with self.work.log.open("ab") as log:
+            while not received and not locked(log):  # another sweep is at it
+                time.sleep(POLL)
+            words, settings = self.work.next_command()
+            if words and not received:
+                log.write(f"$ {shlex.join(words)}\n".encode())
+                log.flush()
+                status = self._train(words, settings, log, received)
+        if signal.SIGUSR2 in received:
+            requeue(signal.SIGUSR2, None)
+        if received:
+            sys.exit(128 + signal.SIGTERM)
+        return status
+
+    def _train(self, words: list[str], settings: dict[str, str], log: BinaryIO, received: list[int]) -> int:
+        """Run the command, in a session of its own: what signals reach it, and how often, is decided here."""
+        env = {name: value for name, value in (os.environ | self.env | settings).items() if value is not None}
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
+        process = subprocess.Popen(words, start_new_session=True, preexec_fn=in_our_wake, **streams)
+        while process.poll() is None and not received:
+            time.sleep(POLL)
+        if received:
+            process.terminate()
+        return process.wait()
+
+    def checkpoint(self) -> DelayedSubmission | None:
+        """What is to be done when the job's turn comes again; None where training would begin anew each time."""
+        if self.work.flags.get("checkpoint_frequency"):
+            return DelayedSubmission(self)
+        with self.work.log.open("a", encoding="utf-8") as log:
+            log.write("stopped by the scheduler: --checkpoint-frequency would let it go on in another job\n")
+        return None
+
+
+def locked(file: BinaryIO) -> bool:
+    """Hold a file for this process until it is closed, if no other one has it; True where the system has no locks."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on every system
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return True
+
+
+def in_our_wake() -> None:
+    """Called in a new process: it ends when the one that started it does, however that ends (Linux)."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # meant for the job
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes  # noqa: PLC0415 - in the new process only
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log since its last command, without what a progress bar has drawn over."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()[-20_000:].decode(errors="replace")
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\r")[-1]).rstrip() for line in text.splitlines()]
+    start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1) + 1
+    return [line for line in lines[start:] if line][-count:]

@@ -1,0 +1,1 @@
+"""Where a run computes: the devices of each framework."""

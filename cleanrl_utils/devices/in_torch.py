@@ -1,0 +1,116 @@
+"""Where torch runs: device, compiler, bfloat16. Shared by the torch scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.devices.common import device_names
+
+
+def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
+    """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name, buffer_name = device_names(args, available, "torch")
+    return torch.device(name), torch.device(buffer_name)
+
+
+def described(device: torch.device) -> str:
+    """A device for the record: its type, and which GPU it is."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def be_deterministic(args: Any, device: torch.device) -> None:
+    """Under `--torch-deterministic`, the same weights from the same seed on CUDA too; on a CPU they are so in any case.
+
+    Warns of an operator that has no such kernel.
+    """
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    if device.type == "cuda" and args.torch_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it would fill each new tensor, for debugging
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds its compiler: C++ on the CPU, Triton on CUDA. Warns once if not."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton  # noqa: PLC0415 - private, so not at import
+
+        found, missing = has_triton(), "Triton"
+    else:
+        compiler = os.environ.get("CXX", "cl" if os.name == "nt" else "g++")
+        found, missing = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}`"
+    if not found:
+        notice(f"--compile needs {missing}, which is not there: running uncompiled, slower")
+    return found
+
+
+def use_bf16(args: Any, device: torch.device) -> bool:
+    """`--bf16` where the hardware has it; elsewhere bfloat16 is slower than float32, so warn and leave it."""
+    has_bf16 = {
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+        "cuda": torch.cuda.is_bf16_supported,
+        "mps": lambda: False,
+    }[device.type]()
+    if args.bf16 and not has_bf16:
+        notice(f"--bf16: this {device.type} device has no fast bfloat16; using float32")
+    return args.bf16 and has_bf16
+
+
+def use_onednn(*networks: nn.Module) -> None:
+    """On an AMD CPU, compute the large linear layers of `networks` in oneDNN, where torch would take MKL.
+
+    MKL leaves AMD's AVX-512 unused; oneDNN, in which the convolutions run already, takes half the time (docs/log.md).
+    Weights stay what they are, values and gradients too but for rounding. Does nothing on other devices, in bfloat16,
+    and where this torch has no such kernel.
+    """
+    if not is_amd_with_avx512() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for layer in (module for network in networks for module in network.modules() if isinstance(module, nn.Linear)):
+        if layer.weight.device.type == "cpu" and layer.weight.numel() >= 100_000:
+            layer.__class__ = OneDNNLinear
+
+
+def is_amd_with_avx512() -> bool:
+    """Whether this is an AMD processor with AVX-512, as far as Linux tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return has_avx512 and cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()
+
+
+class OneDNNLinear(nn.Linear):
+    """`nn.Linear`, (B, in) to (B, out), by oneDNN's kernel in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer."""
+        if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return F.linear(x, self.weight, self.bias)
+        return _product(x, self.weight) + self.bias
+
+
+# An operator of our own, since torch.compile cannot take the private one that it emits itself for frozen networks.
+@torch.library.custom_op("qdagger::product", mutates_args=(), device_types="cpu")
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The product a b^T of (N, K) and (M, K) by oneDNN: (N, M)."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+@_product.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(len(a), len(b))
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = ctx.saved_tensors
+    return _product(gradient, b.t()), _product(gradient.t(), a.t())
+
+
+_product.register_autograd(_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))  # noqa: ARG005

@@ -1,0 +1,27 @@
+"""The errors that a user sees, each in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class BadInput(Exception):
+    """A user's mistake: one line that names the flag, its value and what is allowed."""
+
+    def __init__(self, flag: str, value: object, allowed: str) -> None:
+        super().__init__(" ".join(f"{flag} {value}: {allowed}".split()))
+
+
+class WriteError(OSError):
+    """A file that could not be written: a full disk, most often."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror or first_line(error), str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: cannot be written ({self.strerror})"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,1 @@
+"""An agent plays whole games: evaluation, films, tables."""

@@ -1,0 +1,224 @@
+"""Pictures of a game with its score: as a film, MP4 or GIF, or in a window. Needs the extra `video`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import io
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput, WriteError
+from cleanrl_utils.files import replacing
+
+Show = Callable[[np.ndarray, int], None]
+"""Takes one picture (H, W, 3) uint8, and how many of them make a second."""
+
+GIF_BYTES = 5_000_000
+"""Size that a GIF stays under, so that web pages and repositories take it."""
+GIF_SECONDS = 120
+"""Length at which a GIF is cut."""
+
+
+class Screen(gym.Wrapper):
+    """Shows each frame that an environment renders, with the score so far in a band below."""
+
+    def __init__(self, env: gym.Env, show: Show, fps: int) -> None:
+        super().__init__(env)
+        self.show, self.fps, self.score = show, fps, 0.0
+
+    def reset(self, **settings: Any) -> tuple[Any, dict[str, Any]]:
+        """Reset, and show the first frame."""
+        result = self.env.reset(**settings)
+        self.score = 0.0
+        self.show(with_score(self.env.render(), self.score), self.fps)
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, count the reward and show what is seen then."""
+        obs, reward, *rest = self.env.step(action)
+        self.score += float(reward)
+        self.show(with_score(self.env.render(), self.score), self.fps)
+        return obs, reward, *rest
+
+
+def with_score(frame: np.ndarray, score: float) -> np.ndarray:
+    """A frame with the score in a band below it; small screens are doubled, and sides made even, as H.264 wants them."""
+    height, width = frame.shape[:2]
+    picture = np.concatenate([frame, _band(width, max(14, height // 15), f"score {score:.10g}")])
+    if height < 300:
+        picture = picture.repeat(2, axis=0).repeat(2, axis=1)
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+
+
+@functools.lru_cache(maxsize=8)
+def _band(width: int, height: int, text: str) -> np.ndarray:
+    """Light text on black, (height, width, 3)."""
+    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - an extra
+
+    band = Image.new("RGB", (width, height))
+    font = ImageFont.load_default(size=height * 0.75)
+    ImageDraw.Draw(band).text((4, height / 2), text, fill=(220, 220, 220), font=font, anchor="lm")
+    return np.asarray(band)
+
+
+class Film:
+    """Writes the pictures it is called with to FILE.mp4 or FILE.gif, whole or not at all; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix not in (".mp4", ".gif"):
+            raise BadInput("--video", str(path), "must end in .mp4 or .gif")
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # ffmpeg goes by the suffix
+        self.writer: Any = None
+        self.packed: list[bytes] = []
+        self.num_shown, self.fps, self.shape = 0, 0, (0, 0, 0)
+
+    def __enter__(self) -> Film:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.temporary.touch()
+        except OSError as error:
+            raise WriteError(self.path, error) from None
+        return self
+
+    def __call__(self, picture: np.ndarray, fps: int) -> None:
+        """Take one more picture."""
+        self.fps, self.shape = fps, picture.shape
+        if self.path.suffix == ".mp4":
+            try:
+                if self.writer is None:
+                    self.writer = mp4_writer(self.temporary, picture, fps)
+                self.writer.send(np.ascontiguousarray(picture))
+            except OSError:  # ffmpeg has gone; its words are a page long
+                raise self._cut_short() from None
+        elif self.num_shown % self.step == 0 and self.num_shown < GIF_SECONDS * fps:
+            self.packed.append(zlib.compress(picture.tobytes(), 1))
+        self.num_shown += 1
+
+    @property
+    def step(self) -> int:
+        """Pictures per picture of the GIF, whose clock counts in hundredths of a second: about 20 of them a second."""
+        return max(1, round(self.fps / 20))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Put the film in its place, unless something went wrong."""
+        try:
+            if self.writer is not None:
+                self.writer.close()
+            if kind is None and self.path.suffix == ".gif":
+                self._write_gif()
+            elif kind is None:
+                if num_pictures(self.temporary) != self.num_shown:  # ffmpeg says nothing of a disk that was full
+                    raise self._cut_short()
+                self.temporary.replace(self.path)
+        except WriteError:
+            raise
+        except OSError as error:
+            raise WriteError(self.path, error) from None
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+    def _cut_short(self) -> WriteError:
+        return WriteError(self.path, OSError(errno.EIO, "ffmpeg has not written all of it: is the disk full?"))
+
+    def _write_gif(self) -> None:
+        """As many pictures per second as fit into `GIF_BYTES`; if the fewest do not, the first part of the game."""
+        kept, stride = len(self.packed), 1
+        while True:
+            samples = list(self._pictures(max(1, kept // 32), kept))
+            content = gif(self._pictures(stride, kept), samples, round(100 * self.step * stride / self.fps))
+            if len(content) < GIF_BYTES or kept == 1:
+                break
+            if stride == 2:
+                kept = max(1, int(kept * min(0.8, 0.9 * GIF_BYTES / len(content))))
+            stride = 2
+        if kept * self.step < self.num_shown:
+            seconds = kept * self.step / self.fps
+            notice(f"{self.path}: a GIF of the first {seconds:.0f} seconds; it takes {GIF_SECONDS} at most, and 5 MB")
+        with replacing(self.path) as file:
+            file.write(content)
+
+    def _pictures(self, stride: int, kept: int) -> Iterator[np.ndarray]:
+        for packed in self.packed[:kept:stride]:
+            yield np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self.shape)
+
+
+def mp4_writer(path: Path, picture: np.ndarray, fps: int) -> Any:
+    """A generator that pictures are sent to, which writes them as H.264."""
+    import imageio_ffmpeg  # noqa: PLC0415 - an extra
+
+    height, width = picture.shape[:2]
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error")
+    with starting_ffmpeg():
+        writer.send(None)
+    return writer
+
+
+@contextlib.contextmanager
+def starting_ffmpeg() -> Iterator[None]:
+    """Keeps JAX from warning of a fork: what is forked becomes ffmpeg at once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+        yield
+
+
+def num_pictures(path: Path) -> int:
+    """How many pictures an MP4 file holds; 0 where it is none."""
+    import imageio_ffmpeg  # noqa: PLC0415 - an extra
+
+    try:
+        with starting_ffmpeg():
+            return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except RuntimeError:
+        return 0
+
+
+def gif(pictures: Iterator[np.ndarray], samples: list[np.ndarray], hundredths: int) -> bytes:
+    """A GIF that shows each picture for so many hundredths of a second, in the 256 colours that fit the samples best."""
+    from PIL import Image  # noqa: PLC0415 - an extra
+
+    palette = Image.fromarray(np.concatenate(samples)).quantize(256, dither=Image.Dither.NONE)
+    frames = (Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    file = io.BytesIO()
+    next(frames).save(file, "GIF", save_all=True, append_images=frames, duration=10 * hundredths, loop=0)
+    return file.getvalue()
+
+
+class Window:
+    """Shows pictures on the screen, at the speed of the game; raises `KeyboardInterrupt` when it is closed.
+
+    `driver` is what SDL draws with: `dummy` or `offscreen` where there is no screen.
+    """
+
+    def __init__(self, title: str) -> None:
+        import pygame  # noqa: PLC0415 - an extra
+
+        self.pygame, self.clock, self.title = pygame, pygame.time.Clock(), title
+        pygame.display.init()
+        self.driver = pygame.display.get_driver()
+
+    def __call__(self, picture: np.ndarray, fps: int) -> None:
+        """Show one picture, no sooner than its time has come."""
+        display = self.pygame.display
+        if not display.get_init() or display.get_surface() is None:  # an environment drawn by pygame quits it at its end
+            display.init()
+            display.set_mode(picture.shape[1::-1])
+            display.set_caption(self.title)
+        self.pygame.surfarray.blit_array(display.get_surface(), picture.swapaxes(0, 1))
+        display.flip()
+        if self.pygame.event.get(self.pygame.QUIT):
+            raise KeyboardInterrupt
+        self.clock.tick(fps)
+
+    def close(self) -> None:
+        """Close the window."""
+        self.pygame.display.quit()

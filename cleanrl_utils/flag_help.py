@@ -1,0 +1,53 @@
+"""The help text of a script: its flags in groups, each with its docstring."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import re
+import textwrap
+import typing
+from typing import Annotated, Any
+
+import tyro
+
+GROUPS = {
+    "exp_name": "run",
+    "env_id": "environment",
+    "teacher_policy_hf_repo": "teacher_and_distillation",
+    "n_iterations": "algorithm",
+    "total_timesteps": "algorithm",
+}
+"""The flags with which a group begins in the help text of a script."""
+
+
+def grouped(args_class: type, default: Any) -> type:
+    """A class with the fields of a script's `args_class` in groups, for its help."""
+    hints = typing.get_type_hints(args_class, include_extras=True)
+    texts = field_docs(args_class)
+    groups: dict[str, list[tuple[str, Any, Any]]] = {}
+    for name in (field.name for field in dataclasses.fields(args_class)):
+        group = groups.setdefault(GROUPS.get(name) or next(reversed(groups), "run"), [])
+        value = dataclasses.field(default_factory=functools.partial(getattr, default, name))  # for it may be a mapping
+        group.append((name, Annotated[hints[name], tyro.conf.arg(help=texts.get(name))], value))
+    made = [(group, dataclasses.make_dataclass(group, fields)) for group, fields in groups.items()]
+    return dataclasses.make_dataclass(args_class.__name__, made)
+
+
+def field_docs(args_class: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, on one line; numbers without commas, where lines could be broken.
+
+    Nothing where there is no source to read, as in a notebook.
+    """
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(args_class))).body
+    except (OSError, TypeError):
+        return {}
+    return {
+        field.target.id: re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.value.value.split()))
+        for field, text in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }

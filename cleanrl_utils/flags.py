@@ -1,0 +1,284 @@
+"""Flags from the command line and from YAML files, and what is allowed for them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import math
+import os
+import re
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+import yaml
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput, WriteError
+from cleanrl_utils.flag_help import grouped
+from cleanrl_utils.record import read_run
+
+Args = TypeVar("Args")
+
+
+def _is_json_object(value: Any) -> bool:
+    """Whether a value is a mapping that JSON can hold."""
+    try:
+        return isinstance(value, dict) and json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False
+
+
+def _json_object(texts: list[str]) -> dict[str, Any]:
+    value = json.loads(texts[0])
+    if not isinstance(value, dict):
+        raise ValueError(f"{texts[0]} is no JSON object")
+    return value
+
+
+Json = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_json_object,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+"""Type of a flag that takes keywords: a JSON object on the command line, a mapping in a configuration file."""
+
+
+def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
+    """Parse the flags and call `main`; what goes wrong ends the process with one line and a status.
+
+    2: a mistake of the user's (`BadInput`); 1: training diverged, or a file could not be written; 130: Ctrl-C.
+    """
+    try:
+        main(parse(args_class, sys.argv[1:] if argv is None else argv))
+    except BadInput as error:
+        notice(f"error: {error}")
+        sys.exit(2)
+    except (FloatingPointError, WriteError) as error:
+        notice(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        notice("stopped")
+        sys.exit(128 + signal.SIGINT)
+
+
+def parse(args_class: type[Args], argv: list[str]) -> Args:
+    """Flags as an `args_class`: its defaults, under the values of `--config FILE`, under the command line.
+
+    Under `--resume RUN_FOLDER` they are that run's, all of them. Raises `BadInput` for an unusable configuration file or
+    run folder; a bad flag ends the process with one line and status 2.
+    """
+    resumed, path = _option(argv, "--resume"), _option(argv, "--config")
+    if resumed is not None and hasattr(args_class, "resume"):
+        default = args_class(**run_flags(Path(resumed), args_class) | {"resume": resumed})
+        args = _parse(args_class, default, argv)
+        for name in (name for name in vars(args) if name != "resume_anyway"):
+            if getattr(args, name) != getattr(default, name):
+                allowed = f"--resume takes all flags from the run, where it is {getattr(default, name)}"
+                raise BadInput(flag(name), getattr(args, name), allowed)
+        return args
+    return _parse(args_class, args_class(**load_yaml(path, args_class)) if path is not None else args_class(), argv)
+
+
+def _option(argv: list[str], name: str) -> str | None:
+    """The value of an option on the command line, looked for before the others are parsed."""
+    for i in reversed(range(len(argv))):
+        if argv[i] == name and i + 1 < len(argv):
+            return argv[i + 1]
+        if argv[i].startswith(f"{name}="):
+            return argv[i].removeprefix(f"{name}=")
+    return None
+
+
+def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
+    """The command line over `default`."""
+    message = io.StringIO()
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {module.name.removesuffix('.__main__')}" if module else f"python {sys.argv[0]}"
+    try:
+        with contextlib.redirect_stderr(message):
+            if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # a script's: in groups
+                about, flat = sys.modules[args_class.__module__].__doc__, (tyro.conf.OmitArgPrefixes,)
+                tyro.cli(grouped(args_class, default), prog=program, description=about, args=argv, config=flat)
+            return tyro.cli(args_class, prog=program, default=default, args=argv)
+    except BrokenPipeError:  # `--help | head`: who read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as SIGPIPE would, which Windows has not
+    except SystemExit as stopped:
+        if stopped.code:  # tyro draws a box: its words in one line
+            words = " ".join(re.sub(r"[^\x20-\x7e]+", " ", message.getvalue().split("For full help")[0]).split())
+            notice("error: " + re.sub(r"^(.+) (?=\1)", "", words))  # the box's title may be its first words too
+        raise
+
+
+def load_yaml(path: str, args_class: type) -> dict[str, Any]:
+    """Values of a YAML file of flags, `{field: value}`, each checked against its field's type.
+
+    Keys are spelled as fields or as flags (`env_id`, `env-id`). Nothing in the file is executed: tags are
+    refused. Raises `BadInput` for a file that cannot be read, an unknown key or a value of the wrong type.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        tag = next((token for token in yaml.scan(text) if isinstance(token, yaml.TagToken)), None)
+        values = {} if tag else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput("--config", path, f"cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput("--config", path, f"is not YAML ({' '.join(str(error).split())})") from None
+    if tag:
+        raise BadInput("--config", path, f"line {tag.start_mark.line + 1} has a tag; plain values only")
+    if not isinstance(values, dict):
+        raise BadInput("--config", path, "must hold `flag: value` lines")
+    return checked(values, args_class, "--config", path, not_in_files=("config", "resume", "resume_anyway"))
+
+
+def run_flags(folder: Path, args_class: type) -> dict[str, Any]:
+    """The flags that a run of this script was started with, from its config.json.
+
+    Raises `BadInput` where there is no such file, or one of another script, or one that is damaged.
+    """
+    path = folder / "config.json"
+    run = read_run(path, "--resume", folder)
+    flags, script = run["flags"], run["script"]
+    if script != script_name(args_class):
+        raise BadInput("--resume", folder, f"is a run of {script}, not of {script_name(args_class)}")
+    if run.get("status") == "complete":
+        raise BadInput("--resume", folder, "is complete: nothing is left to do; `cleanrl_utils.huggingface push` uploads it")
+    for name in ("resume", "resume_anyway"):
+        flags.pop(name, None)
+    return checked(flags, args_class, "--resume", str(path))
+
+
+def script_path(args_class: type) -> Path:
+    """The file of the script that an `Args` is of."""
+    return Path(sys.modules[args_class.__module__].__file__ or "")
+
+
+def script_name(args_class: type) -> str:
+    """The name of the script that an `Args` is of: `dqn_atari`, however it was started."""
+    return script_path(args_class).stem
+
+
+def checked(
+    values: dict[str, Any], args_class: type, source: str, path: str, not_in_files: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Values of a file by field, each checked against its field's type. Raises `BadInput`."""
+    hints = typing.get_type_hints(args_class)
+    typed = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in hints or name in not_in_files:
+            close = difflib.get_close_matches(name, hints, n=1)
+            raise BadInput(source, path, f"unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+        typed[name] = _typed(value, hints[name], source, f"{path}: {key}")
+    return typed
+
+
+def _typed(value: Any, hint: Any, source: str, where: str) -> Any:
+    """`value` if it has the type `hint`; integers and strings like 1e-4 (text in YAML 1.1) pass as floats."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = typing.get_args(hint) if union else (hint,)
+    for option in options:
+        if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
+            return value
+        if option is float and not isinstance(value, bool):
+            try:
+                return float(value)
+            except (TypeError, ValueError, OverflowError):
+                continue
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return tuple(_typed(item, typing.get_args(option)[0], source, where) for item in value)
+        if option == dict[str, Any] and not _is_json_object(value):
+            continue
+        if type(value) is (typing.get_origin(option) or option):
+            return value
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+    names |= {tuple: "a list", dict: "a mapping of plain values by name"}
+    kinds = ((typing.get_origin(option) or option, typing.get_args(option)) for option in options)
+    allowed = " or ".join(names.get(kind) or " or ".join(map(repr, choices)) for kind, choices in kinds)
+    raise BadInput(source, where, f"{value!r} must be {allowed}")
+
+
+def flag(field: str) -> str:
+    """The flag of a field: `learning_rate` is `--learning-rate`."""
+    return "--" + field.replace("_", "-")
+
+
+def require_positive(args: Any, *fields: str) -> None:
+    """Raise `BadInput` unless every field is a finite number above 0, or a tuple of such."""
+    for field in fields:
+        value = getattr(args, field)
+        if not all(math.isfinite(number) and number > 0 for number in (value if isinstance(value, tuple) else (value,))):
+            raise BadInput(flag(field), value, "must be above 0")
+
+
+def require_not_negative(args: Any, *fields: str) -> None:
+    """Raise `BadInput` unless every field is a finite number of 0 or more; None passes."""
+    for field in fields:
+        value = getattr(args, field)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise BadInput(flag(field), value, "must be 0 or more")
+
+
+def require_seed(args: Any) -> None:
+    """Raise `BadInput` unless the seed is one that every library takes."""
+    if not 0 <= args.seed < 2**32:
+        raise BadInput("--seed", args.seed, "must be 0 or more, and below 2**32")
+
+
+def require_probability(args: Any, *fields: str) -> None:
+    """Raise `BadInput` unless every field is in [0, 1]; None passes."""
+    for field in fields:
+        value = getattr(args, field)
+        if value is not None and not 0 <= value <= 1:
+            raise BadInput(flag(field), value, "must be between 0 and 1")
+
+
+def require_file_name(args: Any, *fields: str) -> None:
+    """Raise `BadInput` unless every field can be part of a file's name on any system and of a repository's name."""
+    for field in fields:
+        value = getattr(args, field)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            allowed = "must be letters, digits, `.`, `_`, `-`, a letter or digit first, 100 at most"
+            raise BadInput(flag(field), repr(value), allowed)
+
+
+def command_line(args: Any) -> list[str]:
+    """The flags that make these `args`: those that differ from their defaults, as `parse` reads them."""
+    words: list[str] = []
+    for field in dataclasses.fields(args):
+        value, default = getattr(args, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if value == default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag(field.name) if value else flag(f"no_{field.name}"))
+        elif isinstance(value, dict):
+            words += [flag(field.name), json.dumps(value)]
+        elif isinstance(value, tuple):
+            words += [flag(field.name), *map(str, value)]
+        else:
+            words += [flag(field.name), str(value)]
+    return words
+
+
+def at_least(args: Any, field: str, minimum: int) -> int:
+    """The field's value, or `minimum` with one line that says so: toy sizes should run."""
+    value = getattr(args, field)
+    if value < minimum:
+        notice(f"{flag(field)} {value} is raised to {minimum}, the least that these settings need")
+    return max(value, minimum)

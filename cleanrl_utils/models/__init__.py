@@ -1,0 +1,1 @@
+"""Weights: in files of several formats, in the box and on the Hugging Face Hub."""

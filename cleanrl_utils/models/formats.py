@@ -1,0 +1,199 @@
+"""The formats of published weights, torch's state_dict and flax's msgpack, read as NumPy arrays by name.
+
+Reading needs neither framework, so that either kind serves a script of either. An archive of Stable-Baselines3 holds a
+state_dict under other names. Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import msgpack
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+NATURE = {f"network.{i}": name for i, name in ((0, "Conv_0"), (2, "Conv_1"), (4, "Conv_2"), (7, "Dense_0"), (9, "Dense_1"))}
+"""Layers of the Nature CNN: name in torch, name in flax."""
+IMPALA = (
+    {f"network.{i}.conv": f"ConvSequence_{i}/Conv_0" for i in range(3)}
+    | {
+        f"network.{i}.res_block{block}.conv{conv}": f"ConvSequence_{i}/ResidualBlock_{block}/Conv_{conv}"
+        for i in range(3)
+        for block in range(2)
+        for conv in range(2)
+    }
+    | {"network.5": "Dense_0", "network.7": "Dense_1"}
+)
+"""Layers of the IMPALA CNN: name in torch, name in flax."""
+SB3_NATURE = {f"q_net.features_extractor.cnn.{i}": f"network.{i}" for i in (0, 2, 4)}
+SB3_NATURE |= {"q_net.features_extractor.linear.0": "network.7", "q_net.q_net.0": "network.9"}
+"""Layers of Stable-Baselines3's DQN with CnnPolicy: its name, ours."""
+LAST_CONV_BIASES = ("network.4.bias", "Conv_2/bias", "network.2.conv.bias", "ConvSequence_2/Conv_0/bias")
+"""Of the last convolutions, in either format: one per channel."""
+
+
+class FormatError(Exception):
+    """A file that is not what it should be; the text says how."""
+
+
+def is_flax(path: Path) -> bool:
+    """Whether a file begins as flax's msgpack does: a map of at least one entry, whose first key is text."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    key = {0xDE: 3, 0xDF: 5}.get(head[0], 1) if head else 0
+    is_map = len(head) > key and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
+    return is_map and (0xA0 <= head[key] <= 0xBF or head[key] in (0xD9, 0xDA))
+
+
+# --- Stable-Baselines3 ---
+
+Value = TypeVar("Value")
+MOST_BYTES = 1 << 30
+"""Size of weights beyond which an archive is not unpacked: a small file may hold very much."""
+
+
+def is_sb3(path: Path) -> bool:
+    """Whether a file is an archive of Stable-Baselines3: a zip file that holds `policy.pth`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "policy.pth" in archive.namelist()
+    except Exception:  # zipfile raises whatever the damage leads to
+        return False
+
+
+def open_sb3(path: Path) -> BinaryIO:
+    """The state_dict in an archive of Stable-Baselines3, as a file. Raises `FormatError`.
+
+    Nothing else in the archive is opened, least of all `data`, which holds pickled objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("policy.pth").file_size > MOST_BYTES:
+                raise FormatError("is no archive of a DQN: its policy.pth is too large")
+            return io.BytesIO(archive.read("policy.pth"))
+    except FormatError:
+        raise
+    except Exception as error:  # as above
+        raise FormatError(f"cannot be read as an archive ({type(error).__name__}: is it damaged?)") from None
+
+
+def from_sb3(weights: dict[str, Value]) -> dict[str, Value]:
+    """The online network of Stable-Baselines3's DQN under our names, of CnnPolicy or MlpPolicy. Raises `FormatError`.
+
+    The layouts are the same. An activation function is not among the weights: ReLU, the default, is assumed.
+    """
+    online = {key: value for key, value in weights.items() if not key.startswith("q_net_target.")}
+    if not online or any(not key.startswith("q_net.") for key in online):
+        raise FormatError("is an archive of Stable-Baselines3, but not of DQN with CnnPolicy or MlpPolicy")
+    convolutional = any(key.startswith("q_net.features_extractor.") for key in online)
+    renamed = {}
+    for key, value in online.items():
+        layer, _, kind = key.rpartition(".")
+        name = SB3_NATURE.get(layer, layer) if convolutional else layer.removeprefix("q_net.").replace("q_net.", "network.")
+        renamed[f"{name}.{kind}"] = value
+    return renamed
+
+
+# --- flax ---
+
+
+def read_flax(path: Path) -> Weights:
+    """The parameters in a flax msgpack file, named as `Conv_0/kernel`. Raises `FormatError`."""
+    weights: Weights = {}
+    try:
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=_flax_array)
+        _flatten(tree["params"] if isinstance(tree, dict) and tree.keys() == {"params"} else tree, "", weights)
+    except FormatError:
+        raise
+    except Exception as error:  # msgpack and NumPy raise whatever the damage leads to
+        raise FormatError(f"cannot be read as a flax model ({type(error).__name__}: is it damaged?)") from None
+    return weights
+
+
+def _flax_array(code: int, data: bytes) -> np.ndarray:
+    """An array as flax packs it: (shape, name of the dtype, bytes), as extension 1."""
+    if code != 1:
+        raise FormatError("is not a flax model of plain arrays")
+    shape, name, content = msgpack.unpackb(data)
+    if name not in ("float16", "float32", "float64"):
+        raise FormatError(f"is not a flax model of plain arrays: one is of {name}")
+    return np.frombuffer(content, name).reshape(shape)
+
+
+def _flatten(tree: Any, prefix: str, weights: Weights) -> None:
+    if not isinstance(tree, dict):
+        raise FormatError("is not a flax model of plain arrays")
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, np.ndarray):
+            weights[name] = value
+        else:
+            _flatten(value, f"{name}/", weights)
+
+
+# --- From one to the other ---
+
+
+def to_flax(weights: Weights) -> Weights:
+    """A torch state_dict of one of our networks under flax's names and in its layouts; other names stay as they are.
+
+    Convolutions OIHW to HWIO, linear layers (out, in) to (in, out), and the inputs of the first linear layer from
+    channels, rows, columns to rows, columns, channels.
+    """
+    names = _layers(weights)
+    converted = {}
+    for key, value in weights.items():
+        layer, _, kind = key.rpartition(".")
+        if layer not in names:
+            converted[key] = value
+        elif kind == "weight" and value.ndim == 4:
+            converted[f"{names[layer]}/kernel"] = value.transpose(2, 3, 1, 0)
+        elif kind == "weight" and value.ndim == 2:
+            channels, side = _flattened(value.shape[1], names[layer], weights)
+            inputs = value.reshape(len(value), channels, side, side).transpose(0, 2, 3, 1).reshape(value.shape)
+            converted[f"{names[layer]}/kernel"] = inputs.T
+        else:
+            converted[f"{names[layer]}/{kind}"] = value
+    return converted
+
+
+def to_torch(weights: Weights) -> Weights:
+    """The reverse of `to_flax`."""
+    torch_names = {flax_name: name for name, flax_name in _layers(weights).items()}
+    converted = {}
+    for key, value in weights.items():
+        layer, _, kind = key.rpartition("/")
+        if layer not in torch_names:
+            converted[key] = value
+        elif kind == "kernel" and value.ndim == 4:
+            converted[f"{torch_names[layer]}.weight"] = value.transpose(3, 2, 0, 1)
+        elif kind == "kernel" and value.ndim == 2:
+            channels, side = _flattened(value.shape[0], layer, weights)
+            inputs = value.T.reshape(value.shape[1], side, side, channels).transpose(0, 3, 1, 2).reshape(value.T.shape)
+            converted[f"{torch_names[layer]}.weight"] = inputs
+        else:
+            converted[f"{torch_names[layer]}.{kind}"] = value
+    return converted
+
+
+def _layers(weights: Weights) -> dict[str, str]:
+    """Layers of the network that weights in either format belong to: name in torch, name in flax."""
+    if "network.0.conv.weight" in weights or "ConvSequence_0/Conv_0/kernel" in weights:
+        return IMPALA
+    if any(value.ndim == 4 for value in weights.values()):
+        return NATURE
+    return {f"network.{2 * i}": f"Dense_{i}" for i in range(len(weights))}  # a perceptron: ReLU stands between
+
+
+def _flattened(inputs: int, layer: str, weights: Weights) -> tuple[int, int]:
+    """Channels and side of the square feature maps that a linear layer sees flattened; (inputs, 1) if it sees none."""
+    channels = next((weights[bias].size for bias in LAST_CONV_BIASES if bias in weights), 0)
+    if layer != "Dense_0" or channels == 0 or all(value.ndim < 4 for value in weights.values()):
+        return inputs, 1
+    side = math.isqrt(inputs // channels)
+    return (channels, side) if channels * side**2 == inputs else (inputs, 1)

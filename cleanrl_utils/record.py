@@ -1,0 +1,155 @@
+"""What is written about a run: config.json, event files, versions and hardware; and how it is read back."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput, first_line
+
+PACKAGES = (
+    "torch",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "scikit-learn",
+    "numpy",
+    "gymnasium",
+    "ale-py",
+    "flappy-bird-gymnasium",
+)
+EVENT_FILE = "events.out.tfevents."
+Series = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of a metric: steps, seconds of the run (pauses between a stop and a resume are not counted), values."""
+
+
+def read_run(path: Path, name: str, value: object) -> dict[str, Any]:
+    """A run's config.json, with its `flags`. Raises `BadInput`, of the flag `name` and its `value`."""
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return run | {"flags": dict(run["flags"]), "script": run.get("script")}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise BadInput(name, value, f"is no run folder: its config.json cannot be read ({reason})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise BadInput(name, value, "has a config.json that is damaged, or not of a run") from None
+
+
+# --- Event files ---
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The event files of a run, oldest first."""
+    return sorted(folder.glob(f"{EVENT_FILE}*"))
+
+
+def read_series(folder: Path) -> dict[str, Series]:
+    """All metrics of a run folder. A file of events that is damaged is named and skipped; one cut short is read so far."""
+    points: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    clock = 0.0
+    for path in event_files(folder):
+        try:
+            events = read_events(path)
+        except DataLossError as error:
+            notice(f"skipped: {path} is damaged ({first_line(error)})")
+            continue
+        for event in events:
+            seconds = clock + max(0.0, event.wall_time - events[0].wall_time)
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    points[value.tag].append((event.step, seconds, value.simple_value))
+        clock += events[-1].wall_time - events[0].wall_time if events else 0.0
+    return {tag: columns(rows) for tag, rows in points.items()}
+
+
+def columns(rows: list[tuple[int, float, float]]) -> Series:
+    """Points as arrays."""
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a file. Raises `DataLossError` for one that was changed since it was written."""
+    return list(new_events(PyRecordReader_New(str(path))))
+
+
+def new_events(reader: PyRecordReader_New) -> Iterator[Event]:
+    """The events that a reader has not given yet, as far as they are whole. Raises `DataLossError` as `read_events` does."""
+    while True:
+        try:
+            reader.GetNext()
+        except OutOfRangeError:
+            return
+        except DataLossError as error:
+            if "truncated" in str(error):  # a run that was killed, or goes on
+                return
+            raise
+        yield Event.FromString(reader.record())
+
+
+class Latest:
+    """The latest step and value of each metric of a run folder, while the run goes on: each event is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.readers: dict[Path, PyRecordReader_New] = {}
+        self.points: dict[str, tuple[int, float]] = {}
+
+    def read(self) -> dict[str, tuple[int, float]]:
+        """Read what the run has logged since the last time; returns the latest point of each metric."""
+        for path in event_files(self.folder):
+            if path not in self.readers:
+                self.readers[path] = PyRecordReader_New(str(path))
+            for event in new_events(self.readers[path]):
+                for value in event.summary.value:
+                    if value.HasField("simple_value"):
+                        self.points[value.tag] = (event.step, value.simple_value)
+        return self.points
+
+
+# --- What a run was made with ---
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide results."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> str:
+    """Processor and number of cores; the accelerator, if any, is among the settings of the learner."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def commit() -> str | None:
+    """The commit of this checkout, with `+` where files differ from it; None outside of a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def short(commit: str) -> str:
+    """A commit as git shows it, with the mark of a checkout that differed from it."""
+    return commit[:7] + "+" * commit.endswith("+")

@@ -1,0 +1,1 @@
+"""Many runs, compared with each other."""

@@ -1,0 +1,69 @@
+"""Whether one setting is better than another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from cleanrl_utils.console import output
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.report.groups import Curve, Source, compared, differing, grouped, load, statistics
+from cleanrl_utils.report.page import between, plus_minus
+
+
+@dataclass
+class CompareArgs(Source):
+    """Say whether A is better than B: two settings, two commits, two folders of runs."""
+
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")] = ""
+    """key=value of its runs, as commit=91bc603 or learning_rate=0.001; or a folder of runs"""
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")] = ""
+    """the same, of what it is compared with"""
+
+
+def side(args: CompareArgs, name: str) -> dict[str, list[Curve]]:
+    """The runs of A or of B by environment: a folder of runs, or those for which key=value holds. Raises `BadInput`."""
+    if not name:
+        raise BadInput("compare", "A B", "must name two of the runs: key=value, or a folder")
+    source = Source(**{field: getattr(args, field) for field in vars(Source())})
+    if "=" in name:
+        source.select = (*source.select, name)
+    elif source.wandb is not None or not Path(name).is_dir():
+        raise BadInput(
+            "compare", name, "must be key=value, or a folder of runs" + " on this machine" * (source.wandb is not None)
+        )
+    else:
+        source.runs = (name,)
+    by_env = {env_id: by_name[env_id] for env_id, by_name in grouped(load(source), source, ("env_id",)).items()}
+    for env_id, curves in by_env.items():
+        if mixed := differing(curves):
+            raise BadInput(
+                "compare", name, f"has several settings of {env_id} ({', '.join(mixed)}); --select tells them apart"
+            )
+    return by_env
+
+
+def compare(args: CompareArgs) -> None:
+    """Print the comparison, as markdown, and its verdict. Raises `BadInput` where none can be made."""
+    sides = [side(args, args.a), side(args, args.b)]
+    names = [{Path(one.run.name).resolve() for curves in by_env.values() for one in curves} for by_env in sides]
+    if both := names[0] & names[1]:
+        raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, as {min(both).name}")
+    a, b = ({env: np.array([one.final for one in curves]) for env, curves in by_env.items()} for by_env in sides)
+    common, result = compared(a, b)
+    if not common:
+        raise BadInput("compare", f"{args.a} {args.b}", "have no environment in common")
+    if result is None:
+        raise BadInput("compare", f"{args.a} {args.b}", "an environment has one seed only: no interval, no verdict")
+    output(f"| environment | {args.a} | {args.b} | difference of means | 95% interval |\n|---|---|---|---|---|")
+    for env in common:
+        sizes = f"{plus_minus(a[env])} ({len(a[env])} runs) | {plus_minus(b[env])} ({len(b[env])} runs)"
+        bounds = between(statistics().difference_interval(a[env], b[env]))
+        output(f"| {env} | {sizes} | {a[env].mean() - b[env].mean():.2f} | {bounds} |")
+    interval = f"95% interval {between(result.bounds)}; p {result.p:.3f}"
+    output(f"\nprobability that a run of A is ahead of one of B: {result.improvement:.2f} ({interval})")
+    output(f"verdict: {args.a} is {result.verdict} {'from' if result.verdict.startswith('not') else 'than'} {args.b}")

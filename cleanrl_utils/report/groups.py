@@ -1,0 +1,201 @@
+"""Runs in groups: which ones a report is about, their curves, their scores."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.evals import human
+from cleanrl_utils.flags import require_positive
+from cleanrl_utils.report import runs
+from cleanrl_utils.report.runs import Run
+
+EPISODES = 100
+"""Training episodes that a score is the mean of, as the documents of CleanRL have it."""
+
+
+@dataclass
+class Source:
+    """Which runs, and what of them."""
+
+    runs: tuple[str, ...] = ("runs",)
+    """run folders, or folders that hold some"""
+    wandb: str | None = None
+    """runs of this ENTITY/PROJECT on Weights & Biases in their place"""
+    select: tuple[str, ...] = ()
+    """only runs for which key=value holds: a flag, or script, commit, folder; as exp_name=dqn"""
+    env_ids: tuple[str, ...] = ()
+    """only these environments; default: all"""
+    unfinished: bool = False
+    """runs that have not come to their end too"""
+    metric: str = "charts/episodic_return"
+    """what to report; eval/episodic_return where runs were evaluated as they trained"""
+    window: int | None = None
+    """values that a point of a curve is the mean of; default: 100 training episodes, 1 of another metric"""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's metric, smoothed."""
+
+    run: Run
+    steps: np.ndarray
+    seconds: np.ndarray
+    values: np.ndarray
+    window: int
+    """values that each is the mean of, once there are as many"""
+
+    def first_reached(self, threshold: float) -> tuple[float, float]:
+        """Steps and minutes when a mean of a full window first was at the threshold; NaN where it never was."""
+        full = slice(self.window - 1, None)
+        reached = np.flatnonzero(self.values[full] >= threshold)
+        return (self.steps[full][reached[0]], self.seconds[full][reached[0]] / 60) if len(reached) else (np.nan, np.nan)
+
+    @property
+    def final(self) -> float:
+        """The last value: of training returns, the mean of the last 100 episodes."""
+        return float(self.values[-1])
+
+
+Groups = dict[str, dict[str, list[Curve]]]
+"""Curves by environment and group."""
+
+
+def load(source: Source) -> list[Run]:
+    """The runs that the flags select. Raises `BadInput` where there is none, or where none has the metric."""
+    if source.window is not None:
+        require_positive(source, "window")
+    found = runs.from_wandb(source.wandb) if source.wandb is not None else runs.from_folders(source.runs, "--runs")
+    found = runs.select(found, source.select, "--select")
+    for env_id in source.env_ids:
+        runs.select(found, [f"env_id={env_id}"], "--env-ids")  # refuses what no run has
+    found = [run for run in found if not source.env_ids or run.get("env_id") in source.env_ids]
+    if not source.unfinished:
+        for run in found:
+            if run.get("status") != "complete":
+                notice(f"left out: {run.name} is {run.get('status')}, not complete; --unfinished takes it in")
+        found = [run for run in found if run.get("status") == "complete"]
+    if not found:
+        where = ("--runs", " ".join(source.runs)) if source.wandb is None else ("--wandb", source.wandb)
+        raise BadInput(*where, "holds no complete run of these")
+    having = [run for run in found if source.metric in run.series]
+    if not having:
+        there = ", ".join(sorted({tag for run in found for tag in run.series}))
+        raise BadInput("--metric", source.metric, f"is in none of {len(found)} runs; there are {there}")
+    for run in found:
+        if source.metric not in run.series:
+            notice(f"left out: {run.name} has no {source.metric}")
+    return having
+
+
+def width(source: Source) -> int:
+    """Values that a point of a curve is the mean of."""
+    return source.window or (EPISODES if source.metric == "charts/episodic_return" else 1)
+
+
+def curve(run: Run, source: Source) -> Curve:
+    """A run's curve of the metric."""
+    window = width(source)
+    steps, seconds, values = run.series[source.metric]
+    return Curve(run, steps, seconds, runs.trailing_mean(values, window), window)
+
+
+def statistics() -> Any:
+    """The module, which needs scipy. Raises `BadInput`."""
+    try:
+        from cleanrl_utils.report import statistics  # noqa: PLC0415 - needs an extra
+    except ModuleNotFoundError as error:
+        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e '.[plots]'") from None
+    return statistics
+
+
+def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
+    """Curves by environment and group, in the order of their names; says what is odd about them."""
+    groups: Groups = defaultdict(lambda: defaultdict(list))
+    for run in sorted(found, key=lambda run: (run.get("env_id"), run.get("seed"))):
+        try:
+            name = ", ".join(str(run.get(key)) for key in keys)
+        except KeyError as error:
+            raise BadInput("--group-by", error.args[0], f"is no flag of {run.name}") from None
+        groups[run.get("env_id")][name].append(curve(run, source))
+    for env_id, by_name in groups.items():
+        for name, curves in by_name.items():
+            where = f"{env_id}, {name}"
+            ends = sorted({int(one.steps[-1]) for one in curves})
+            if len(curves) == 1:
+                notice(f"{where}: one seed only, so there is no interval: one run says nothing of the spread of runs")
+            if len({one.run.config["flags"].get("total_timesteps") for one in curves}) > 1:
+                notice(
+                    f"{where}: runs of unequal length, {ends[0]:,} to {ends[-1]:,} steps; the curve ends with the shorter"
+                )
+            if mixed := differing(curves):
+                notice(f"{where}: runs of several settings in one group ({', '.join(mixed)}); --group-by tells them apart")
+            if few := sum(len(one.values) < one.window for one in curves):
+                notice(f"{where}: {few} of {len(curves)} runs have fewer than {width(source)} values to take the mean of")
+            if len({one.run.get("seed") for one in curves}) < len(curves):
+                notice(f"{where}: a seed stands there more than once")
+    return {env_id: dict(sorted(by_name.items())) for env_id, by_name in sorted(groups.items())}
+
+
+def differing(curves: list[Curve]) -> list[str]:
+    """Flags, or the script, that decide what is learned and are not the same in all runs."""
+    ignored = {"seed", "config", "resume", "resume_anyway", "track", "save_model", "capture_video", "upload_model"}
+    ignored |= {"wandb_project_name", "wandb_entity", "hf_entity"}
+    settings = [one.run.config["flags"] | {"script": one.run.config.get("script")} for one in curves]
+    names = set().union(*settings) - ignored
+    return sorted(name for name in names if len({json.dumps(of.get(name)) for of in settings}) > 1)
+
+
+# --- Scores ---
+
+
+def finals(groups: Groups, name: str) -> dict[str, np.ndarray]:
+    """Final scores of a group's runs, by environment."""
+    return {env: np.array([one.final for one in by[name]]) for env, by in groups.items() if name in by}
+
+
+def references(groups: Groups, kind: str) -> dict[str, tuple[float, float]]:
+    """What normalised scores are 0 and 1 at, by environment: random and human, or random and teacher."""
+    found = {}
+    for env_id, by_name in groups.items():
+        if kind == "human":
+            pair = human.of_game(env_id)
+            if pair is not None:
+                found[env_id] = pair
+            continue
+        players = ("random", "teacher")
+        pairs = [tuple(map(one.run.score, players)) for curves in by_name.values() for one in curves]
+        pairs = [pair for pair in pairs if None not in pair]
+        if pairs:
+            found[env_id] = tuple(np.mean(pairs, axis=0))
+    return found
+
+
+def normalised(groups: Groups, kind: str) -> dict[str, list[np.ndarray]]:
+    """Scores by group, an array per environment that all groups have and whose reference is known; {} where there is none.
+
+    (score - random) / (reference - random).
+    """
+    known, names = references(groups, kind), sorted(set().union(*groups.values()))
+    common = [env for env, by_name in groups.items() if env in known and by_name.keys() == set(names)]
+    if left_out := known.keys() - set(common):
+        notice(f"{kind}-normalised, over all environments: without {', '.join(sorted(left_out))}, which not all groups have")
+    return {
+        name: [(finals(groups, name)[env] - known[env][0]) / (known[env][1] - known[env][0]) for env in common]
+        for name in names
+        if common
+    }
+
+
+def compared(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[list[str], Any]:
+    """The environments that A and B have in common, and how they compare there; None if one of them has one run."""
+    both = [env for env in a if env in b]
+    left, right = [a[env] for env in both], [b[env] for env in both]
+    return both, statistics().compare(left, right) if both and min(map(len, left + right)) > 1 else None

@@ -1,0 +1,207 @@
+"""The page of a report: its tables, and what a reader needs to make the runs again."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleanrl_utils.errors import BadInput
+from cleanrl_utils.flags import Json, command_line
+from cleanrl_utils.record import short
+from cleanrl_utils.report.groups import Groups, Source, compared, finals, references, statistics, width
+from cleanrl_utils.report.runs import Run
+
+
+@dataclass
+class Args(Source):
+    """Write a report of runs: index.md, scores.csv and pictures. `compare A B` says whether A is better than B."""
+
+    out: str = "report"
+    """folder to write to"""
+    title: str = "Report"
+    """title of the page"""
+    note: str = ""
+    """what a reader should know first: a paragraph under the title"""
+    group_by: tuple[str, ...] = ("exp_name",)
+    """what makes runs one group: flags, or script, commit, folder"""
+    thresholds: Json = field(default_factory=dict)
+    """returns whose first time is told, by environment, as '{"CartPole-v1": 475}'"""
+
+
+# --- Tables ---
+
+
+def plus_minus(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and standard deviation (of the population, as everywhere here)."""
+    mean, deviation = f"{np.mean(values):,.{digits}f}", f"{np.std(values):,.{digits}f}"
+    return f"{mean} +- {deviation}" if len(values) > 1 else mean
+
+
+def between(bounds: np.ndarray, digits: int = 2) -> str:
+    """An interval."""
+    return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
+
+
+def scores_table(groups: Groups) -> list[str]:
+    """Final scores of each environment and group, with intervals and normalised by what is known."""
+    kinds = {kind: references(groups, kind) for kind in ("human", "teacher")}
+    kinds = {kind: known for kind, known in kinds.items() if known}
+    lines = [
+        f"| environment | group | seeds | score, mean +- sd | 95% interval |{''.join(f' {k}-normalised |' for k in kinds)}"
+    ]
+    lines.append("|---" * (5 + len(kinds)) + "|")
+    for env_id, by_name in groups.items():
+        for name, curves in by_name.items():
+            values = np.array([one.final for one in curves])
+            bounds = between(statistics().mean_interval([values])) if len(values) > 1 else "one seed"
+            line = f"| {env_id} | {name} | {len(values)} | {plus_minus(values)} | {bounds} |"
+            for known in kinds.values():
+                low, high = known.get(env_id, (np.nan, np.nan))
+                line += f" {100 * (values.mean() - low) / (high - low):.1f}% |" if env_id in known else " |"
+            lines.append(line)
+    return lines
+
+
+def aggregate_table(by_name: dict[str, list[np.ndarray]]) -> list[str]:
+    """IQM and mean over all environments, with their intervals."""
+    lines = ["| group | runs | IQM | 95% interval | mean | 95% interval |", "|---" * 6 + "|"]
+    for name, values in by_name.items():
+        known = min(map(len, values)) > 1
+        iqm = between(statistics().iqm_interval(values), 3) if known else "one seed"
+        bounds = between(statistics().mean_interval(values), 3) if known else "one seed"
+        runs, mean = sum(map(len, values)), statistics().task_mean(*values)
+        lines.append(f"| {name} | {runs} | {statistics().iqm(values):.3f} | {iqm} | {mean:.3f} | {bounds} |")
+    return lines
+
+
+def improvement_table(groups: Groups) -> list[str]:
+    """The probability of improvement of each pair of groups, over the environments that both have."""
+    lines = ["| A | B | environments | probability that A is ahead | 95% interval | p | verdict |", "|---" * 7 + "|"]
+    for a, b in itertools.combinations(sorted(set().union(*groups.values())), 2):
+        both, result = compared(finals(groups, a), finals(groups, b))
+        if result is not None:
+            cells = f"{result.improvement:.2f} | {between(result.bounds)} | {result.p:.3f} | {result.verdict}"
+            lines.append(f"| {a} | {b} | {len(both)} | {cells} |")
+    return lines if len(lines) > 2 else []
+
+
+def check_thresholds(found: list[Run], thresholds: dict[str, Any]) -> None:
+    """Raise `BadInput` unless each is a number, of an environment of the runs."""
+    there = sorted({run.get("env_id") for run in found})
+    for env_id, threshold in thresholds.items():
+        if env_id not in there:
+            raise BadInput("--thresholds", env_id, f"is not among the environments: {', '.join(there)}")
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            raise BadInput("--thresholds", f"{env_id}: {threshold}", "must be a number")
+
+
+def threshold_table(groups: Groups, thresholds: dict[str, Any]) -> list[str]:
+    """When runs first came to a return: steps and minutes of those that did."""
+    lines = ["| environment | return | group | runs that reached it | steps | minutes |", "|---" * 6 + "|"]
+    for env_id, threshold in thresholds.items():
+        for name, curves in groups[env_id].items():
+            firsts = [one.first_reached(threshold) for one in curves]
+            steps, minutes = ([x for x in column if not np.isnan(x)] for column in zip(*firsts, strict=True))
+            cells = f"{plus_minus(steps, 0)} | {plus_minus(minutes, 1)}" if steps else "|"
+            lines.append(f"| {env_id} | {threshold:g} | {name} | {len(steps)} of {len(curves)} | {cells} |")
+    return lines
+
+
+def runs_table(groups: Groups) -> list[str]:
+    """What made each run: command, commit, seed, time, hardware, versions."""
+    lines = []
+    settings: dict[str, list[str]] = defaultdict(list)
+    for env_id, by_name in groups.items():
+        for name, curves in by_name.items():
+            for one in curves:
+                made = one.run.config
+                protocol = made.get("protocol", {})
+                about = {"hardware": made.get("hardware"), **{k: protocol.get(k) for k in ("device", "threads")}}
+                about |= made.get("versions", {})
+                key = ", ".join(f"{k} {v}" for k, v in about.items() if v is not None)
+                settings[key].append(Path(one.run.name).name)
+                minutes = made.get("wall_time", one.seconds[-1]) / 60
+                resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
+                done = f"{one.final:.2f} | {one.steps[-1]:,} | {minutes:.1f}{resumed}"
+                origin = f"`{short(made.get('commit') or 'none')}` | `python {shlex.join(made.get('command', []))}`"
+                lines.append(f"| {env_id} | {name} | {one.run.get('seed')} | {done} | {origin} |")
+    head = ["| environment | group | seed | score | steps | minutes | commit | command |", "|---" * 8 + "|"]
+    same = [f"- {len(names)} of these runs: {key}" for key, names in settings.items()]
+    return [*head, *lines, "", *same]
+
+
+# --- The page ---
+
+
+PAGE = """# {title}
+{note}
+```shell
+python -m cleanrl_utils.report {command}
+```
+
+`{metric}`. A run's score is {score}; mean and standard deviation are over seeds. Intervals are of 95%, by {resamples:,}
+resamples of the runs of each environment.
+
+## Scores
+
+{scores}
+
+## Curves
+
+![Curves by environment]({picture})
+
+Mean of the runs and the 95% interval of that mean, where all of them are; if they are nowhere together, each run by itself.
+Time is that of each run, whatever else the machine was doing.
+"""
+
+
+def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarray]]], pictures: dict[str, str]) -> str:
+    """The report as markdown; `by_kind` are normalised scores."""
+    window = width(args)
+    text = PAGE.format(
+        title=args.title,
+        note=f"\n{args.note}\n" if args.note else "",
+        command=shlex.join(command_line(dataclasses.replace(args, note=""))),
+        metric=args.metric,
+        score=f"the mean of its last {window} values" if window > 1 else "its last value",
+        resamples=statistics().RESAMPLES,
+        scores="\n".join(scores_table(groups)),
+        picture=pictures["curves"],
+    )
+    parts = [("Steps and time to a return", threshold_table(groups, args.thresholds))] if args.thresholds else []
+    for kind, by_name in by_kind.items():
+        if by_name:
+            picture = f"![Performance profiles, {kind}-normalised]({pictures[kind]})"
+            table = aggregate_table(by_name)
+            parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
+    if pairs := improvement_table(groups):
+        note = "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05: three runs "
+        note += "beside three of one environment come to 0.1 at best. Nothing is corrected for the number of pairs."
+        parts.append(("Comparisons", [*pairs, "", note]))
+    parts.append(("Runs", runs_table(groups)))
+    return text + "".join(f"\n## {title}\n\n{chr(10).join(lines)}\n" for title, lines in parts)
+
+
+def table_of_scores(groups: Groups) -> str:
+    """One line per run, as CSV."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["env_id", "group", "seed", "score", "steps", "seconds", "commit", "run"])
+    for env_id, by_name in groups.items():
+        for name, curves in by_name.items():
+            for one in curves:
+                end = [one.final, int(one.steps[-1]), round(float(one.seconds[-1]), 1)]
+                rows.writerow(
+                    [env_id, name, one.run.get("seed"), *end, one.run.config.get("commit"), Path(one.run.name).name]
+                )
+    return text.getvalue()

@@ -1,0 +1,135 @@
+"""Runs with all that they logged, from run folders or from Weights & Biases, for reports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics as means
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput, first_line
+from cleanrl_utils.record import Series, columns, read_run, read_series
+
+MOST_ROWS = 10_000_000
+"""Of a run on Weights & Biases to ask for: with fewer it would thin them out."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its name, its config.json and what it logged, by metric."""
+
+    name: str
+    config: dict[str, Any]
+    series: dict[str, Series]
+
+    def get(self, key: str) -> Any:
+        """A flag by name, or `script`, `commit`, `hardware`, `folder`. Raises `KeyError`."""
+        if key == "folder":
+            return Path(self.name).parent.name
+        return self.config[key] if key in ("script", "commit", "hardware", "status") else self.config["flags"][key]
+
+    def score(self, player: str) -> float | None:
+        """The mean return of an evaluation, as `teacher`, that the run made and stored."""
+        evaluation = self.config.get("evaluations", {}).get(player)
+        return means.fmean(evaluation["returns"]) if evaluation else None
+
+
+def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
+    """The runs in folders: each a run folder, or one that holds some. Raises `BadInput` where there is none."""
+    runs = []
+    for path in map(Path, paths):
+        found = [path] if (path / "config.json").is_file() else sorted(one.parent for one in path.glob("*/config.json"))
+        if not found:
+            raise BadInput(flag, path, "is no run folder, and holds none")
+        for folder in found:
+            try:
+                run = read_run(folder / "config.json", flag, folder)
+            except BadInput as error:
+                notice(f"skipped: {error}")
+                continue
+            if missing := {"env_id", "exp_name", "seed"} - run["flags"].keys():
+                notice(f"skipped: {folder} has no {', '.join(sorted(missing))} among its flags")
+                continue
+            runs.append(Run(str(folder), run, read_series(folder)))
+    return runs
+
+
+def from_wandb(project: str) -> list[Run]:
+    """The runs of a project ENTITY/PROJECT on Weights & Biases. Raises `BadInput` where it cannot be read."""
+    import wandb  # noqa: PLC0415 - slow to import, and needed here only
+
+    runs = []
+    try:
+        for found in wandb.Api().runs(project):
+            config = json.loads(json.dumps(dict(found.config)))
+            if "flags" not in config:
+                notice(f"skipped: {found.name} was not made by these scripts")
+                continue
+            points: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+            for row in found.history(samples=MOST_ROWS, pandas=False):
+                for tag, value in row.items():
+                    if isinstance(value, int | float) and not tag.startswith("_") and not tag.endswith("_step"):
+                        clock = "offline_step" if tag.startswith("charts/offline/") else "global_step"
+                        points[tag].append((row.get(clock, row["_step"]), row.get("_runtime", 0.0), value))
+            status = {"finished": "complete", "running": "running"}.get(found.state, "stopped")
+            series = {tag: columns(without_repeats(rows)) for tag, rows in points.items()}
+            runs.append(Run(found.name, config | {"status": status}, series))
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        raise BadInput("--wandb", project, f"cannot be read ({first_line(error)})") from None
+    return runs
+
+
+def without_repeats(rows: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    """Points without those that a resumed run has logged again: the later ones count."""
+    kept, least = [], float("inf")
+    for row in reversed(rows):
+        if row[0] <= least:
+            kept.append(row)
+            least = row[0]
+    return kept[::-1]
+
+
+def select(runs: list[Run], conditions: Iterable[str], flag: str) -> list[Run]:
+    """The runs for which all of `key=value` hold, as exp_name=dqn or commit=91bc603 (its beginning). Raises `BadInput`."""
+    for condition in conditions:
+        key, _, value = condition.partition("=")
+        if not any(_has(run, key) for run in runs):
+            keys = sorted({"script", "commit", "hardware", "folder"}.union(*(run.config["flags"] for run in runs)))
+            raise BadInput(flag, condition, f"must be key=value, with a key of the runs: {', '.join(keys)}")
+        kept = [run for run in runs if _has(run, key) and _same(key, run.get(key), value)]
+        if not kept:
+            there = sorted({str(run.get(key)) for run in runs if _has(run, key)})
+            raise BadInput(flag, condition, f"is of no run; there are {', '.join(there)}")
+        runs = kept
+    return runs
+
+
+def _has(run: Run, key: str) -> bool:
+    with contextlib.suppress(KeyError):
+        run.get(key)
+        return True
+    return False
+
+
+def _same(key: str, have: Any, wanted: str) -> bool:
+    if key == "commit":
+        return str(have).startswith(wanted)
+    with contextlib.suppress(ValueError):
+        if json.loads(wanted) == have:
+            return True
+    return str(have) == wanted
+
+
+def trailing_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the last `width` values, or of as many as there are, at each position."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return (sums[ends] - sums[starts]) / (ends - starts)

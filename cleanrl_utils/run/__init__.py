@@ -1,0 +1,1 @@
+"""One training run: what it reports and what it keeps."""

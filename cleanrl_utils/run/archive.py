@@ -1,0 +1,238 @@
+"""State in a file: a tree of plain values and arrays, from objects of either framework and back into them.
+
+The file is a zip archive: `state.json`, the tree, and each array as a member of its own, compressed by zstandard. Arrays
+are written and read in pieces, so that a replay buffer needs no second place in memory. Nothing in it is code, and
+nothing of it is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import zstandard
+
+from cleanrl_utils.evals.play import Evaluation
+
+PIECE = 1 << 24
+"""Bytes of an array that are handled at a time."""
+STATE = "state.json"
+
+
+class ArchiveError(Exception):
+    """A file that holds no whole state, or one that does not fit; the text says why."""
+
+
+# --- Into a file ---
+
+
+def write(file: BinaryIO, tree: Mapping[str, Any]) -> None:
+    """Write a tree of values, arrays and objects that hold them: see `pack`."""
+    arrays: dict[str, Any] = {}
+    packed = pack(tree, "", arrays)
+    # The window spans some frames of 64 games: a frame is compressed against the one before.
+    settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=22, write_checksum=True)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            compressor = zstandard.ZstdCompressor(compression_params=settings)
+            with archive.open(name, "w", force_zip64=True) as member:
+                with compressor.stream_writer(member, closefd=False) as stream:
+                    for piece in pieces(array):
+                        stream.write(piece)
+        archive.writestr(STATE, json.dumps(packed))
+
+
+def pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+    """`value` as JSON holds it; arrays (NumPy, torch, JAX) go to `arrays` by name.
+
+    Of an object with a list `KEPT`, those attributes; of a module, its state; of an optimizer, what it keeps of each
+    weight; of a generator, its random state.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Evaluation):
+        return {"evaluation": dataclasses.asdict(value)}
+    if isinstance(value, np.random.Generator):
+        value = value.bit_generator.state
+    elif hasattr(value, "KEPT"):
+        value = {attribute: getattr(value, attribute) for attribute in value.KEPT}
+    elif hasattr(value, "param_groups"):
+        value = value.state_dict()["state"]
+    elif hasattr(value, "state_dict"):
+        value = value.state_dict()
+    if isinstance(value, Mapping):
+        return {str(key): pack(item, f"{name}/{key}".strip("/"), arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple | deque):
+        return [pack(item, f"{name}/{i}", arrays) for i, item in enumerate(value)]
+    arrays[name] = value
+    return {"array": name, "dtype": dtype_name(value), "shape": list(value.shape)}
+
+
+def pieces(array: Any) -> Iterator[np.ndarray]:
+    """The array as NumPy, in pieces along its first axis, from whatever device."""
+    if array.ndim == 0:
+        array = array.reshape(1)
+    rows = rows_per_piece(np.dtype(dtype_name(array)), tuple(array.shape))
+    for first in range(0, len(array), rows):
+        if isinstance(array, np.ndarray):
+            yield np.ascontiguousarray(array[first : first + rows])
+        elif hasattr(array, "detach"):  # torch
+            yield array[first : first + rows].detach().cpu().contiguous().numpy()
+        else:  # JAX: a copy, since NumPy's view of an array would keep it from being donated
+            from jax import lax  # noqa: PLC0415
+
+            yield np.asarray(lax.dynamic_slice_in_dim(array, first, min(rows, len(array) - first)))
+
+
+def dtype_name(array: Any) -> str:
+    """An array's type as NumPy spells it: float32."""
+    return str(array.dtype).removeprefix("torch.")
+
+
+def rows_per_piece(dtype: np.dtype, shape: tuple[int, ...]) -> int:
+    """How much of an array's first axis is handled at a time."""
+    return max(1, PIECE // max(1, dtype.itemsize * math.prod(shape[1:])))
+
+
+# --- Out of a file ---
+
+
+class Archive:
+    """A file that `write` wrote, checked as a whole: the checksums of all that it holds are right."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `ArchiveError` for a file that is damaged, or is something else."""
+        self.path = path
+        try:
+            self.zip = zipfile.ZipFile(path)
+            damaged = self.zip.testzip()
+            self.tree = {} if damaged else json.loads(self.zip.read(STATE))
+        except Exception as error:  # whatever the damage leads to
+            raise ArchiveError(f"is damaged, or no checkpoint ({type(error).__name__})") from None
+        if damaged or not isinstance(self.tree, dict):
+            raise ArchiveError(f"is damaged (the checksum of {damaged} is wrong)" if damaged else "is no checkpoint")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.zip.close()
+
+    def fill(self, like: Any, saved: Any) -> Any:
+        """The packed value `saved`, put into `like` where that can be changed, else made like it; returns it.
+
+        Raises `ArchiveError` where it does not fit.
+        """
+        try:
+            return self._fill(like, saved)
+        except ArchiveError:
+            raise
+        except Exception as error:
+            raise ArchiveError(f"does not fit this run ({type(error).__name__}: {error})") from None
+
+    def _fill(self, like: Any, saved: Any) -> Any:  # one case per kind of object, as in `pack`
+        if isinstance(like, np.random.Generator):
+            like.bit_generator.state = saved
+        elif hasattr(like, "KEPT"):
+            for attribute in like.KEPT:
+                setattr(like, attribute, self._fill(getattr(like, attribute), saved[attribute]))
+        elif hasattr(like, "param_groups"):
+            self._fill_optimizer(like, saved)
+        elif hasattr(like, "load_state_dict"):
+            import torch  # noqa: PLC0415
+
+            like.load_state_dict({name: torch.from_numpy(self._read(item)) for name, item in saved.items()})
+        elif isinstance(like, dict):
+            like.update({name: self._fill(like.get(name), item) for name, item in saved.items()})
+        elif isinstance(like, deque):
+            like.clear()
+            like.extend(saved)
+        elif isinstance(like, tuple):
+            items = [self._fill(*pair) for pair in zip(like, saved, strict=True)]
+            return type(like)(*items) if hasattr(like, "_fields") else tuple(items)
+        elif hasattr(like, "shape") and hasattr(like, "dtype"):
+            return self._fill_array(like, saved)
+        else:
+            return self._plain(saved)
+        return like
+
+    def _plain(self, saved: Any) -> Any:
+        """A packed value that nothing says the kind of: as it is in JSON, but for arrays (NumPy) and evaluations."""
+        if isinstance(saved, dict) and saved.keys() == {"evaluation"}:
+            return Evaluation(**saved["evaluation"])
+        if isinstance(saved, dict) and saved.keys() == {"array", "dtype", "shape"}:
+            return self._read(saved)
+        return saved
+
+    def _fill_array(self, like: Any, saved: Any) -> Any:
+        """An array's values, in place but for JAX's, piece by piece."""
+        found, expected = (saved["dtype"], tuple(saved["shape"])), (dtype_name(like), tuple(like.shape))
+        if found != expected:
+            raise ArchiveError(f"holds {saved['array']} as {found}, where this run has {expected}")
+        if isinstance(like, np.ndarray):
+            for first, piece in self._pieces(saved):
+                (like[first : first + len(piece)] if like.ndim else like.reshape(1))[:] = piece
+        elif hasattr(like, "detach"):
+            import torch  # noqa: PLC0415
+
+            with torch.no_grad():
+                for first, piece in self._pieces(saved):
+                    (like[first : first + len(piece)] if like.ndim else like.view(1)).copy_(torch.from_numpy(piece))
+        else:
+            return self._into_jax(like, saved)
+        return like
+
+    def _into_jax(self, like: Any, saved: Any) -> Any:
+        """The array on the device of `like`, whose memory it takes over where that is large."""
+        import jax  # noqa: PLC0415
+
+        if like.nbytes <= PIECE:  # a copy: XLA cannot be given NumPy's memory for good
+            return jax.device_put(jax.numpy.array(self._read(saved)), like.device)
+        write_piece = jax.jit(jax.lax.dynamic_update_slice_in_dim, static_argnames="axis", donate_argnums=0)
+        device = like.device
+        for first, piece in self._pieces(saved):
+            like = write_piece(like, jax.device_put(piece, device), first, axis=0)
+        return like
+
+    def _fill_optimizer(self, optimizer: Any, saved: Any) -> None:
+        """What a torch optimizer keeps of each weight; learning rates stay the tensors that compiled code reads."""
+        import torch  # noqa: PLC0415
+
+        state = {int(i): {k: torch.from_numpy(self._read(v)) for k, v in items.items()} for i, items in saved.items()}
+        rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        for weight, items in optimizer.state.items():
+            for name, value in items.items():
+                if value.shape == weight.shape:  # in the memory order of the weight, as fused kernels take it to be
+                    items[name] = torch.empty_like(weight).copy_(value)
+
+    def _read(self, saved: Any) -> np.ndarray:
+        """A whole array."""
+        array = np.empty(saved["shape"], dtype=saved["dtype"])
+        for first, piece in self._pieces(saved):
+            (array[first : first + len(piece)] if array.ndim else array.reshape(1))[:] = piece
+        return array
+
+    def _pieces(self, saved: Any) -> Iterator[tuple[int, np.ndarray]]:
+        """Position on the first axis and values of each piece of an array."""
+        dtype, shape = np.dtype(saved["dtype"]), tuple(saved["shape"]) or (1,)
+        rows = rows_per_piece(dtype, shape)
+        with self.zip.open(saved["array"]) as member:
+            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(member), PIECE)
+            for first in range(0, shape[0], rows):
+                piece = np.empty((min(rows, shape[0] - first), *shape[1:]), dtype=dtype)
+                if stream.readinto(piece.reshape(-1).view(np.uint8)) != piece.nbytes:
+                    raise ArchiveError(f"is cut short in {saved['array']}")
+                yield first, piece
+            if stream.read(1):
+                raise ArchiveError(f"holds more of {saved['array']} than it says")

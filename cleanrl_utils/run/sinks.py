@@ -1,0 +1,165 @@
+"""Where the scalars of a run go: TensorBoard's event files, Weights & Biases."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DataType
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput, WriteError, first_line
+from cleanrl_utils.record import EVENT_FILE, event_files, short
+
+
+class TensorBoard:
+    """Scalars in an event file, written without torch or tensorflow, and without the host's name in its name."""
+
+    def __init__(self, folder: Path) -> None:
+        files = event_files(folder)
+        number = max([int(time.time()), *(int(path.name.split(".")[3]) + 1 for path in files)])  # TensorBoard reads by name
+        self.path = folder / f"{EVENT_FILE}{number:010d}"
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if not files:
+            self._write(Event(wall_time=time.time(), summary=layout()))
+
+    def scalars(self, metrics: dict[str, float], step: int) -> None:
+        """Write all metrics at `step`, to be seen at once. Raises `WriteError`."""
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Event) -> None:
+        try:
+            with self.path.open("ab") as file:
+                RecordWriter(file).write(event.SerializeToString())
+        except OSError as error:
+            raise WriteError(self.path, error) from None
+
+    def flush(self) -> None:
+        """Have what was written on the disk, for good."""
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+
+    def close(self, results: dict[str, Any]) -> None:
+        """Nothing is open, and the results are in config.json."""
+
+
+LAYOUT = {
+    "Returns": {
+        "teacher, offline and online": [
+            "charts/teacher/avg_episodic_return", "charts/offline/avg_episodic_return", "eval/episodic_return",
+        ],
+        "training": ["charts/episodic_return"],
+    },
+    "Learning": {
+        "TD loss, offline and online": ["charts/offline/q_loss", "losses/td_loss"],
+        "distillation loss, offline and online": ["charts/offline/distill_loss", "losses/distill_loss"],
+        "Q-values, offline and online": ["charts/offline/q_values", "losses/q_values"],
+        "distillation coefficient": ["charts/distill_coeff"],
+        "exploration": ["charts/epsilon"],
+    },
+    "Speed": {"steps per second": ["charts/SPS"]},
+}  # fmt: skip
+"""TensorBoard's page Custom Scalars, by category and chart: phases that have metrics of their own, side by side."""
+
+
+def layout() -> Summary:
+    """The layout of TensorBoard's page Custom Scalars, as an event file holds it."""
+    categories = [
+        layout_pb2.Category(
+            title=category,
+            chart=[
+                layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$" for tag in tags]))
+                for title, tags in charts.items()
+            ],
+        )
+        for category, charts in LAYOUT.items()
+    ]
+    content = TensorProto(dtype=DataType.DT_STRING, string_val=[layout_pb2.Layout(category=categories).SerializeToString()])
+    about = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="custom_scalars"))
+    return Summary(value=[Summary.Value(tag="custom_scalars__config__", tensor=content, metadata=about)])
+
+
+class WeightsAndBiases:
+    """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account. Nothing that fails there stops a run."""
+
+    def __init__(self, args: Any, run_name: str, config: dict[str, Any]) -> None:
+        import wandb  # noqa: PLC0415 - slow to import, and needed under --track only
+
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "15")  # seconds; else a run whose server is down never ends
+        try:
+            self.run = wandb.init(
+                project=args.wandb_project_name,
+                entity=args.wandb_entity,
+                name=run_name,
+                config=config,
+                group=os.environ.get("WANDB_RUN_GROUP") or f"{args.env_id}, {args.exp_name}",
+                job_type=os.environ.get("WANDB_JOB_TYPE") or config.get("script"),
+                tags=tags(config),
+                save_code=True,
+                id=config.get("wandb_run"),  # of a run that is resumed
+                resume="allow",
+                settings={"finish_timeout_raises": True},
+            )
+        except wandb.errors.Error as error:
+            raise BadInput("--track", "on", f"{first_line(error)}; `wandb login`, or WANDB_MODE=offline") from None
+        self.folder, self.teardown, self.video = Path(self.run.dir).parent, wandb.teardown, wandb.Video
+        self.films, self.sent = Path("videos") / run_name, set()
+        # Each metric has its own step, since offline updates and online steps are different clocks.
+        self.run.define_metric("*", step_metric="global_step")
+        self.run.define_metric("charts/offline/*", step_metric="offline_step")
+
+    def scalars(self, metrics: dict[str, float], step: int) -> None:
+        """Log all metrics at `step` of their own clock."""
+        clock = "offline_step" if next(iter(metrics)).startswith("charts/offline/") else "global_step"
+        self._try(lambda: self.run.log({**metrics, clock: step}))
+        self._send_films()
+
+    def _send_films(self) -> None:
+        """Send the films that `--capture-video` has made since the last time, by the names of their files."""
+        for path in sorted(self.films.glob("*.mp4")):
+            if path not in self.sent:
+                self.sent.add(path)
+                self._try(lambda path=path: self.run.log({f"videos/{path.stem}": self.video(str(path), format="mp4")}))
+
+    def flush(self) -> None:
+        """W&B keeps what it has not sent yet in files of its own."""
+
+    def close(self, results: dict[str, Any]) -> None:
+        """Store the results in the run's summary and finish."""
+        self._send_films()
+        self._try(lambda: self.run.summary.update(results))
+        self._try(lambda: self.run.finish(exit_code=0 if results else 1))  # 1: it has not come to its end
+
+    def _try(self, report: Callable[[], Any]) -> None:
+        """Report, unless W&B has failed before: training goes on without it."""
+        if self.run is None:
+            return
+        try:
+            report()
+        except Exception as error:  # whatever its client meets
+            self.run = None
+            notice(
+                f"--track: Weights & Biases has failed ({first_line(error)}); the run goes on without it, and "
+                f"`wandb sync --include-online {self.folder}` sends what it has stored"
+            )
+            with contextlib.suppress(Exception, SystemExit):  # else its exit hook tells of it again
+                self.teardown()
+            logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)  # else debug.log grows with each line shown
+
+
+def tags(config: dict[str, Any]) -> list[str]:
+    """Tags of a run on Weights & Biases: those of WANDB_TAGS, its script, and its commit (`+`: with changes of its own)."""
+    named = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    commit = config.get("commit")
+    return [*named, *filter(None, [config.get("script"), commit and f"commit-{short(commit)}"])]

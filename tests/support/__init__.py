@@ -1,0 +1,1 @@
+"""What serves the tests: fakes, oracles, toy runs, the pages."""

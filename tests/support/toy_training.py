@@ -1,0 +1,77 @@
+"""A training that learns nothing, fast: what sweeps and reports are tried with. It stops and resumes as ours do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cleanrl_utils import flags
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.run.checkpoint import Checkpoints
+from cleanrl_utils.run.tracker import start_run
+
+
+@dataclass
+class Args:
+    """Flags of the training."""
+
+    exp_name: str = "toy"
+    seed: int = 1
+    env_id: str = "CartPole-v1"
+    track: bool = False
+    wandb_project_name: str = "toys"
+    wandb_entity: str | None = None
+    config: str | None = None
+    checkpoint_frequency: int = 10
+    resume: str | None = None
+    resume_anyway: bool = False
+    num_envs: int = 1
+    total_timesteps: int = 30
+    level: float = 0.0
+    """of the returns, which rise by one a step besides"""
+    pause: float = 0.0
+    """seconds per step"""
+    slow_seed: int = 0
+    """only this seed pauses, and only the first time"""
+    fail_seed: int = 0
+    """this one's loss is not finite at step 15"""
+    die_seed: int = 0
+    """this one is killed at step 25, the first time"""
+
+
+def check(args: Args) -> None:
+    """Raise `BadInput` for a flag out of range."""
+    flags.require_positive(args, "total_timesteps")
+
+
+def main(args: Args) -> None:
+    """Count."""
+    check(args)
+    checkpoints = Checkpoints(args)
+    protocol = {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "setting": os.environ.get("TOY_SETTING")}
+    with start_run(args, protocol, checkpoints) as tracker:
+        seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        seen["cores"] = sorted(os.sched_getaffinity(0))
+        Path(tracker.folder, "seen.json").write_text(json.dumps(seen))
+        tracker.phase("counting", args.total_timesteps)
+        (first,) = checkpoints.begin("counting", 0)
+        for step in range(first, args.total_timesteps):
+            if not args.slow_seed or (args.seed == args.slow_seed and not first):
+                time.sleep(args.pause)
+            if args.seed == args.fail_seed and step == 15:
+                raise FloatingPointError("a loss was not finite")
+            if args.seed == args.die_seed and step == 25 and not first:
+                os.kill(os.getpid(), signal.SIGKILL)
+            tracker.advance(step + 1)
+            tracker.scalars({"charts/episodic_return": args.level + step + args.seed / 10, "charts/SPS": 7.0}, step + 1)
+            if checkpoints.due(step + 1):
+                checkpoints.save(step + 1)
+        tracker.finish({"steps": args.total_timesteps}, {"agent": Evaluation([args.level] * 2, [1, 1], 0)})
+
+
+if __name__ == "__main__":
+    flags.run(main, Args)
