@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,24 +18,18 @@ from torch import Tensor, nn
 
 from cleanrl_utils import flags
 from cleanrl_utils.devices.in_torch import be_deterministic, choose_devices, described
-from cleanrl_utils.evals.gym import (
-    evaluate,
-    film_episode,
-    finished_episodes,
-    protocol,
-    require_vector_env,
-    sizes,
-    vector_env,
-)
-from cleanrl_utils.evals.play import Evaluation, require_video
+from cleanrl_utils.evals.gym import Episodes, film_episode, protocol, require_vector_env, sizes
+from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.run.checkpoint import Checkpoints
-from cleanrl_utils.run.tracker import start_run
-from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.run.run import Run
+from cleanrl_utils.seeds import EVALUATION, TRAINING
 
 LOG_FREQUENCY = 500
 """Environment steps between readings of losses and rates."""
+METRICS = ("losses/td_loss", "losses/q_values")
+"""Names of what an update measures."""
 
 
 @dataclass
@@ -70,8 +63,10 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int = 0
-    """STEPS between checkpoints, which cut all episodes; 0: none"""
+    checkpoint_frequency: int | None = 0
+    """environment steps between checkpoints; 0 turns them off, None writes one every 10 minutes"""
+    keep_checkpoint: bool = False
+    """when the run is complete, keep its last checkpoint, with replay, episodes and optimizer"""
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
@@ -143,21 +138,6 @@ def check(args: Args) -> None:
         require_upload(args)
 
 
-# --- Environments ---
-
-
-def make_envs(args: Args, step: int = 0) -> tuple[gym.vector.VectorEnv, np.ndarray]:
-    """`num_envs` environments with episode statistics, reset with seeds of their own and of `step`: (envs, obs).
-
-    Observations (N, D) float32, actions 0 .. A-1. The step after an episode's end ignores its action and resets
-    (NEXT_STEP autoreset), so that an episode's last observation is seen.
-    """
-    envs = gym.vector.SyncVectorEnv([lambda: vector_env(args)] * args.num_envs)
-    envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
-    obs, _ = envs.reset(seed=env_seeds(args.seed, 0, step, args.num_envs).tolist())
-    return envs, obs
-
-
 # --- Networks ---
 
 
@@ -221,7 +201,7 @@ class ReplayBuffer:
     def min_rows(n_step: int) -> int:
         """Rows of the smallest ring that, once full, has a transition to draw.
 
-        Three, of which one may be a reset and the next a checkpoint's, and n more.
+        Three, of which one may be a reset and the next a cut's, and n more.
         """
         return n_step + 3
 
@@ -245,9 +225,9 @@ class ReplayBuffer:
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
     def cut(self, obs: np.ndarray) -> None:
-        """End all episodes here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
+        """End all episodes here, where a resumed run cannot go on with them: the step before is truncated.
 
-        That is held by one more row, which is no step.
+        It bootstraps from what was seen last, `obs`; that is held by one more row, which is no step.
         """
         self.truncations[self.head - 1] |= self.valid[self.head - 1] & ~self.terminations[self.head - 1]
         blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
@@ -297,8 +277,8 @@ def linear_schedule(start: float, end: float, duration: float, step: int) -> flo
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
-    return (step + num_steps) // period - step // period
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    return (step + num_steps) // period - step // period if period else 0
 
 
 def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
@@ -359,16 +339,120 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 
 
 def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:
-    """Metrics by name, read from the device, or nothing. Raises FloatingPointError where they are not finite."""
+    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
     if metrics is None:
         return {}
-    values = metrics.tolist()
-    if not np.isfinite(values).all():  # and never again, once a weight is not
+    *values, finite = metrics.tolist()
+    if not finite:
         raise FloatingPointError("a loss was not finite; lower --learning-rate")
     return dict(zip(names, values, strict=True))
 
 
 # --- The run ---
+
+
+class Learner:
+    """The networks and their optimizer, and the functions that act and learn."""
+
+    # What a checkpoint holds of it.
+    KEPT = ("q_network", "target_network", "optimizer")
+
+    def __init__(self, args: Args, device: torch.device) -> None:
+        self.device, self.double_q, self.huber = device, args.double_q, args.huber
+        obs_size, num_actions = sizes(args)
+        self.q_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
+        self.target_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
+        self.target_network.load_state_dict(self.q_network.state_dict())
+        # Differs from the paper: Adam in place of RMSProp.
+        self.optimizer = torch.optim.Adam(self.q_network.parameters(), lr=args.learning_rate, fused=device.type != "mps")
+        self.finite = torch.ones(1, device=device)  # 1 while every loss was finite
+
+    def policy(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The greedy policy of the network as it is."""
+        return player(self.q_network, self.device)
+
+    def update(self, batch: Batch) -> Tensor:
+        """Learn from a batch in NumPy; returns the metrics (3,) on the device; the last is 1 while every loss was finite."""
+        batch = Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
+        metrics = update(self.q_network, self.target_network, self.optimizer, batch, self.double_q, self.huber)
+        self.finite *= torch.isfinite(metrics[0])
+        return torch.cat([metrics, self.finite])
+
+    def sync(self, tau: float) -> None:
+        """Move the target network towards the online network by the share `tau`."""
+        sync(self.q_network, self.target_network, tau)
+
+
+@dataclass
+class State:
+    """Where the run is: what a checkpoint holds, and all that it holds."""
+
+    learner: Learner
+    rb: ReplayBuffer
+    envs: Episodes
+    act_rng: np.random.Generator
+    sample_rng: np.random.Generator
+    step: int = 0
+    """environment steps done, over all environments"""
+    metrics: Tensor | None = None
+    """of the latest update"""
+    best: Evaluation | None = None
+
+
+def train(state: State, args: Args, run: Run) -> None:
+    """Act, step, store, learn, record."""
+    learner, envs, rb = state.learner, state.envs, state.rb
+    exploration_steps = args.exploration_fraction * args.total_timesteps
+    run.begin("training", args.total_timesteps, state)
+    while state.step < args.total_timesteps:
+        if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
+            evaluate_agent(state, args, run)
+
+        # Act.
+        obs = envs.obs
+        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
+        actions = envs.send(epsilon_greedy(learner.policy()(obs), envs.num_actions, epsilon, state.act_rng))
+
+        # Step and store. Where the step before ended an episode, this one is a reset.
+        step = envs.recv()
+        rb.add(obs, actions, step.rewards, step.terminations, step.truncations, step.resets)
+
+        # Learn.
+        if state.step >= args.learning_starts:
+            num_updates = crossed(state.step, args.num_envs, args.train_frequency)
+            for index in rb.draw(num_updates, args.batch_size, state.sample_rng):
+                state.metrics = learner.update(rb.sample(index))
+            if crossed(state.step, args.num_envs, args.target_network_frequency):
+                learner.sync(args.tau)
+
+        # Record.
+        state.step += args.num_envs
+        run.episodes(step.finished, state.step)
+        if crossed(state.step - args.num_envs, args.num_envs, LOG_FREQUENCY):
+            run.advance(state.step)
+            run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
+            run.scalars(read_metrics(state.metrics, METRICS), state.step)
+        if run.due(state.step):
+            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            run.save(state)
+    run.advance(state.step)
+    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    run.save(state)
+
+
+def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
+    """Play whole episodes with the network as it is; log their mean return, and save the weights of the best evaluation."""
+    policy, episodes = state.learner.policy(), Episodes(args, EVALUATION, args.eval_episodes)
+    with run.evaluating(state):
+        result = evaluate(policy, episodes, args.seed, args.eval_epsilon, args.eval_max_steps)
+        if args.capture_video:
+            film_episode(policy, args, run.folder.name, f"step-{state.step}")
+    run.scalars({"eval/episodic_return": result.mean}, state.step)
+    if state.best is None or result.mean > state.best.mean:
+        if args.save_model and args.eval_frequency:
+            save_weights(state.learner.q_network.state_dict(), run.model_path.with_stem(f"{args.exp_name}-best"))
+        state.best = result
+    return result
 
 
 def player(q_network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
@@ -388,106 +472,35 @@ def main(args: Args) -> Path:
     check(args)
     device, _ = choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
-    checkpoints = Checkpoints(args)
+    run = Run(args, Checkpoints(args))
 
-    # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
     torch.manual_seed(args.seed)
     be_deterministic(args, device)
-    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
-
-    obs_size, num_actions = sizes(args)
-    q_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
-    target_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
-    target_network.load_state_dict(q_network.state_dict())
-    # Differs from the paper: Adam in place of RMSProp.
-    optimizer = torch.optim.Adam(q_network.parameters(), lr=args.learning_rate, fused=device.type != "mps")
-    rb = ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma)
-    checkpoints.keep(
-        q_network=q_network,
-        target_network=target_network,
-        optimizer=optimizer,
-        rb=rb,
-        act_rng=act_rng,
-        sample_rng=sample_rng,
+    obs_size, _ = sizes(args)
+    learner = Learner(args, device)
+    state = State(
+        learner=learner,
+        rb=ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma),
+        envs=Episodes(args, TRAINING, args.num_envs),
+        act_rng=np.random.default_rng([args.seed, 1]),
+        sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    policy = player(q_network, device)
-
     about = {"device": described(device), "threads": torch.get_num_threads()}
-    with start_run(args, protocol(args) | about, checkpoints) as tracker:
-        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, metrics, names = None, None, ("losses/td_loss", "losses/q_values")
-
-        @tracker.paused
-        def evaluate_network(step: int) -> Evaluation:
-            nonlocal best
-            result = evaluate(policy, args)
-            tracker.scalars({"eval/episodic_return": result.mean}, step)
-            if best is None or result.mean > best.mean:
-                if args.save_model and args.eval_frequency:
-                    save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
-                best = result
-            if args.capture_video:
-                film_episode(policy, args, tracker.folder.name, f"step-{step}")
-            return result
-
-        exploration_steps = args.exploration_fraction * args.total_timesteps
-        steps_done, best, metrics = checkpoints.begin("training", 0, best, metrics)
-        envs, obs = make_envs(args, steps_done)
-        resets = np.zeros(args.num_envs, dtype=bool)
-        tracker.phase("training", args.total_timesteps, first=steps_done)
-        for global_step in range(steps_done, args.total_timesteps, args.num_envs):
-            # Act.
-            epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
-            actions = epsilon_greedy(policy(obs), num_actions, epsilon, act_rng)
-            next_obs, rewards, terminations, truncations, infos = envs.step(actions)
-
-            # Store. Where the step before ended an episode, this one was its reset.
-            rb.add(obs, actions, rewards, terminations, truncations, resets)
-            obs, resets = next_obs, terminations | truncations
-
-            # Learn.
-            if global_step >= args.learning_starts:
-                num_updates = crossed(global_step, args.num_envs, args.train_frequency)
-                for index in rb.draw(num_updates, args.batch_size, sample_rng):
-                    batch = Batch(*(torch.from_numpy(values).to(device) for values in rb.sample(index)))
-                    metrics = update(q_network, target_network, optimizer, batch, args.double_q, args.huber)
-                if crossed(global_step, args.num_envs, args.target_network_frequency):
-                    sync(q_network, target_network, args.tau)
-
-            # Record.
-            steps_done = global_step + args.num_envs
-            tracker.episodes(finished_episodes(infos), steps_done)
-            if crossed(global_step, args.num_envs, LOG_FREQUENCY):
-                tracker.advance(steps_done)
-                tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
-                tracker.scalars(read_metrics(metrics, names), steps_done)
-            due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
-            if due and steps_done < args.total_timesteps:
-                evaluate_network(steps_done)
-
-            # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
-            if checkpoints.due(steps_done):
-                read_metrics(metrics, names)  # a run that has diverged is not saved
-                rb.cut(obs)
-                checkpoints.save(steps_done, best, metrics)
-                envs.close()
-                envs, obs = make_envs(args, steps_done)
-                resets = np.zeros(args.num_envs, dtype=bool)
-        envs.close()
-        tracker.advance(steps_done)
-        read_metrics(metrics, names)  # so that no loss goes unseen
-        checkpoints.drop("rb")  # it has served
-        checkpoints.save(steps_done, best, metrics)
-
-        scores = {"agent": evaluate_network(steps_done)}
+    with run.started(protocol(args) | about, state):
+        if state.envs.cut_at is not None:
+            run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")
+            state.rb.cut(state.envs.cut_at)
+        train(state, args, run)
+        state.envs.close()
+        scores = {"agent": evaluate_agent(state, args, run)}
         if args.eval_frequency:
-            scores["best evaluation"] = best
+            scores["best evaluation"] = state.best
         if args.save_model:
-            save_weights(q_network.state_dict(), model_path)
-        tracker.finish({"steps": steps_done}, scores)
+            save_weights(learner.q_network.state_dict(), run.model_path)
+        run.finish({"steps": state.step}, scores)
     if args.upload_model:
-        push(tracker.folder, args.hf_entity)
-    return tracker.folder
+        push(run.folder, args.hf_entity)
+    return run.folder
 
 
 if __name__ == "__main__":

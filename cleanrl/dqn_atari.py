@@ -16,35 +16,43 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ale_py.vector_env import AtariVectorEnv
 from torch import Tensor, nn
 
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices.common import keep_freed_memory
-from cleanrl_utils.devices.in_torch import be_deterministic, can_compile, choose_devices, described, use_bf16, use_onednn
+from cleanrl_utils.devices.in_torch import (
+    be_deterministic,
+    can_compile,
+    choose_devices,
+    cuda_graph,
+    described,
+    to_device,
+    use_bf16,
+    use_onednn,
+)
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import (
     MAX_FRAMES,
-    Episodes,
-    FireAfterLifeLoss,
+    SeededGames,
     count_actions,
-    evaluate,
     film_game,
     game_settings,
-    num_threads,
     protocol,
+    waits_for_fire,
 )
-from cleanrl_utils.evals.play import Evaluation, require_video
+from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.models.source import explained
 from cleanrl_utils.run.checkpoint import Checkpoints
-from cleanrl_utils.run.tracker import start_run
-from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.run.run import Run
+from cleanrl_utils.seeds import EVALUATION, TRAINING
 
 LOG_FREQUENCY = 1000
 """Environment steps between readings of losses and rates: each waits for the device."""
+METRICS = ("losses/td_loss", "losses/q_values")
+"""Names of what an update measures."""
 
 
 @dataclass
@@ -86,8 +94,10 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int = 0
-    """STEPS between checkpoints, which cut all games: 27,000 per environment let each be played; 0: none"""
+    checkpoint_frequency: int | None = None
+    """environment steps between checkpoints; 0 turns them off; default: every 10 minutes"""
+    keep_checkpoint: bool = False
+    """when the run is complete, keep its last checkpoint, with replay, games and optimizer"""
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
@@ -178,26 +188,70 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(
-    args: Args, seed_purpose: int, step: int = 0
-) -> tuple[AtariVectorEnv, np.ndarray, FireAfterLifeLoss, Episodes]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, fire, episodes).
+class Step(NamedTuple):
+    """What a step brought, (N,) each."""
 
-    Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
-    game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
+    rewards: np.ndarray
+    """raw, as the game counts"""
+    terminations: np.ndarray
+    """the return ended: the game did, or a life was lost"""
+    truncations: np.ndarray
+    """the game was cut by its limit of frames"""
+    resets: np.ndarray
+    """the step ignored its action and began a new game: no transition starts there"""
+    finished: list[tuple[float, int]]
+    """undiscounted raw return and length in steps of each whole game that a reset ended"""
+
+
+class Games:
+    """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
+
+    A lost life sets `terminations`, and the game goes on; if it then waits for FIRE, FIRE is played in place of the next
+    action. The step after a game's end is its reset (NEXT_STEP autoreset). In evaluation a lost life ends nothing.
     """
-    game, sticky = game_settings(args.env_id)
-    envs = AtariVectorEnv(
-        game,
-        args.num_envs,
-        num_threads=num_threads(args.num_envs),
-        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
-        # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
-        life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
-        reward_clipping=False,
-    )
-    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
-    return envs, obs, FireAfterLifeLoss(envs, infos), Episodes(infos)
+
+    KEPT = ("envs", "fire")  # what a checkpoint holds of it
+
+    def __init__(self, args: Args, purpose: int, num_games: int) -> None:
+        self.num_games, self.evaluation = num_games, purpose == EVALUATION
+        self.envs = SeededGames(
+            args,
+            purpose,
+            num_games,
+            max_num_frames_per_episode=args.eval_max_frames if self.evaluation else MAX_FRAMES,
+            # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+            life_loss_info=args.life_loss and not self.evaluation,  # `episodic_life` would reset at each lost life
+        )
+        self.num_actions, self.waits_for_fire = len(self.envs.meanings), waits_for_fire(self.envs.meanings)
+        self.fire = np.zeros(num_games, dtype=bool)
+
+    @property
+    def obs(self) -> np.ndarray:
+        """What is seen now: (N, 4, 84, 84) uint8, oldest frame first."""
+        return self.envs.obs
+
+    def send(self, actions: np.ndarray) -> np.ndarray:
+        """Send actions (N,) int64; returns those that are played, FIRE among them."""
+        actions = np.where(self.fire, 1, actions)
+        self.envs.send(actions)
+        return actions
+
+    def recv(self) -> Step:
+        """Wait for the step that was sent; `obs` is what is seen after it."""
+        lives, frame_numbers, returns = self.envs.lives, self.envs.frame_numbers, self.envs.returns
+        rewards, terminations, truncations = self.envs.recv()
+        # Flags do not tell where a game was reset: a lost life sets them too, and can hide a truncation.
+        resets = self.envs.frame_numbers < frame_numbers
+        lengths = self.envs.history.lengths - 1  # without the step that is the reset
+        finished = [(float(returns[i]), int(lengths[i])) for i in np.flatnonzero(resets)]
+        self.fire = (self.envs.lives < lives) & ~resets & self.waits_for_fire
+        if resets.any() and not self.evaluation:  # there one game each is played
+            self.envs.begin(resets)
+        return Step(rewards, terminations, truncations, resets, finished)
+
+    def close(self) -> None:
+        """End the games and their threads."""
+        self.envs.close()
 
 
 # --- Networks ---
@@ -308,17 +362,6 @@ class ReplayBuffer:
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
-    def cut(self, obs: Tensor) -> None:
-        """End all games here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
-
-        That is held by one more row, which is no step.
-        """
-        last = (self.head - 1) % self.num_rows
-        row = slice(last * self.num_envs, (last + 1) * self.num_envs)
-        self.truncations[row] |= torch.as_tensor(self.valid[last]).to(self.truncations.device) & ~self.terminations[row]
-        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
-        self.add(obs, blank, blank, blank, blank, resets)
-
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
 
@@ -398,8 +441,8 @@ def learning_rate_at(args: Args, step: int) -> float:
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
-    return (step + num_steps) // period - step // period
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    return (step + num_steps) // period - step // period if period else 0
 
 
 def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor:
@@ -479,18 +522,6 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
 
 
-def learner_state(q_network: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The tensors that an update trains: weights, and Adam's moments and step counts."""
-    moments = [value for state in optimizer.state.values() for value in state.values()]
-    return [*q_network.parameters(), *moments]
-
-
-def to_device(indices: np.ndarray, device: torch.device) -> Tensor:
-    """Indices on the device, in one copy that the host does not wait for."""
-    host = torch.from_numpy(indices)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
-
-
 def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:
     """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
     if metrics is None:
@@ -501,38 +532,123 @@ def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, fl
     return dict(zip(names, values, strict=True))
 
 
-def cuda_graph(
-    update: Callable[[Tensor], Tensor], batch_size: int, state: Callable[[], list[Tensor]]
-) -> Callable[[Tensor], Tensor]:
-    """`update` captured as one CUDA graph, to be called with indices (batch_size,) on the device.
-
-    The warm-up that a capture needs would change weights and Adam's moments: `state()` lists them, and they are
-    put back in place (moments that the warm-up made, to zero).
-    """
-    index = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
-    before = {tensor: tensor.detach().clone() for tensor in state()}  # detached: no node of autograd may outlive this
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            update(index)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        metrics = update(index)
-    with torch.no_grad():
-        for tensor in state():
-            tensor.copy_(before[tensor]) if tensor in before else tensor.zero_()
-
-    def replay(new_index: Tensor) -> Tensor:
-        index.copy_(new_index, non_blocking=True)
-        graph.replay()
-        return metrics
-
-    return replay
-
-
 # --- The run ---
+
+
+class Learner:
+    """The networks and their optimizer, and the functions that act and update, compiled if asked."""
+
+    # What a checkpoint holds of it.
+    KEPT = ("q_network", "target_network", "optimizer")
+
+    def __init__(self, args: Args, device: torch.device) -> None:
+        self.device, num_actions = device, count_actions(args.env_id)
+        self.bf16, self.compiled = use_bf16(args, device), args.compile and can_compile(device)
+        self.q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
+        self.target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
+        if args.initial_model is not None:
+            with explained("--initial-model", args.initial_model):
+                load_into(self.q_network, Path(args.initial_model))
+        self.target_network.load_state_dict(self.q_network.state_dict())
+        use_onednn(self.q_network, self.target_network)  # faster linear layers, on some CPUs
+        self.learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor: compiled code sees it change
+        # Differs from the paper: Adam in place of RMSProp.
+        self.optimizer = torch.optim.AdamW(
+            self.q_network.parameters(),
+            lr=self.learning_rate,
+            eps=args.adam_eps,
+            weight_decay=args.weight_decay,
+            fused=device.type != "mps",
+            capturable=device.type == "cuda",
+        )
+        greedy = functools.partial(greedy_actions, self.q_network)
+        self.act = torch.compile(greedy, dynamic=False) if self.compiled else greedy
+
+    def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
+        """The update on batches from `rb`, warmed up here so that compilation does not count in SPS."""
+
+        def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
+            return td_loss(self.q_network, self.target_network, batch, args.double_q, args.huber, self.bf16)
+
+        with working("compiling (--no-compile leaves that out)" if self.compiled else "warming up"):
+            self.act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=self.device))
+            update = make_update(loss_fn, self.optimizer, rb, args.batch_size, self.device, self.compiled)
+        return cuda_graph(update, args.batch_size, self.q_network, self.optimizer) if args.cuda_graph else update
+
+
+@dataclass
+class State:
+    """Where the run is: what a checkpoint holds, and all that it holds."""
+
+    learner: Learner
+    rb: ReplayBuffer
+    games: Games
+    act_rng: np.random.Generator
+    sample_rng: np.random.Generator
+    step: int = 0
+    """environment steps done, over all environments"""
+    metrics: Tensor | None = None
+    """of the latest update"""
+    best: Evaluation | None = None
+
+
+def train(state: State, args: Args, run: Run) -> None:
+    """Act, learn while the games go on, receive, store, record."""
+    learner, games, rb = state.learner, state.games, state.rb
+    update = learner.updater(rb, args)
+    exploration_steps = args.exploration_fraction * args.total_timesteps
+    run.begin("training", args.total_timesteps, state)
+    while state.step < args.total_timesteps:
+        if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
+            evaluate_agent(state, args, run)
+
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
+        # replay keeps what was played.
+        obs = torch.as_tensor(games.obs, device=learner.device)
+        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
+        greedy = learner.act(obs).cpu().numpy()
+        actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
+
+        # Learn from what is stored, while the games go on in their threads.
+        if state.step >= args.learning_starts:
+            learner.learning_rate.fill_(learning_rate_at(args, state.step))
+            num_updates = crossed(state.step, args.num_envs, args.train_frequency)
+            for index in to_device(rb.draw(num_updates, args.batch_size, state.sample_rng), rb.frames.device):
+                state.metrics = update(index)
+            if crossed(state.step, args.num_envs, args.target_network_frequency):
+                sync(learner.q_network, learner.target_network, args.tau)
+
+        # Receive and store. Rewards are learned by their sign and reported raw.
+        step = games.recv()
+        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+
+        # Record. Only here is anything read from the device.
+        state.step += args.num_envs
+        run.episodes(step.finished, state.step)
+        run.advance(state.step)
+        if crossed(state.step - args.num_envs, args.num_envs, LOG_FREQUENCY):
+            run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
+            run.scalars(read_metrics(state.metrics, METRICS), state.step)
+        if run.due(state.step):
+            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            run.save(state)
+    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    run.save(state)
+
+
+def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
+    """Play whole games with the network as it is; log their mean return, and save the weights of the best evaluation."""
+    policy = player(state.learner.q_network, state.learner.device)
+    with run.evaluating(state):
+        result = evaluate(policy, Games(args, EVALUATION, args.eval_episodes), args.seed, args.eval_epsilon)
+        if args.capture_video:
+            film_game(policy, args, run.folder.name, f"step-{state.step}")
+    run.scalars({"eval/episodic_return": result.mean}, state.step)
+    if state.best is None or result.mean > state.best.mean:
+        if args.save_model and args.eval_frequency:
+            save_weights(state.learner.q_network.state_dict(), run.model_path.with_stem(f"{args.exp_name}-best"))
+        state.best = result
+    return result
 
 
 def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
@@ -552,140 +668,31 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
-    bf16, compiled = use_bf16(args, device), args.compile and can_compile(device)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
-    checkpoints = Checkpoints(args)
+    run = Run(args, Checkpoints(args))
 
-    # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
     torch.manual_seed(args.seed)
     be_deterministic(args, device)
-    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
-
-    num_actions = count_actions(args.env_id)
-    q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
-    target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
-    if args.initial_model is not None:
-        with explained("--initial-model", args.initial_model):
-            load_into(q_network, Path(args.initial_model))
-    target_network.load_state_dict(q_network.state_dict())
-    use_onednn(q_network, target_network)  # faster linear layers, on some CPUs
-    # Differs from the paper: Adam in place of RMSProp.
-    learning_rate, on_cuda = torch.tensor(args.learning_rate, device=device), device.type == "cuda"
-    optimizer = torch.optim.AdamW(
-        q_network.parameters(),
-        lr=learning_rate,
-        eps=args.adam_eps,
-        weight_decay=args.weight_decay,
-        fused=device.type != "mps",
-        capturable=on_cuda,
+    learner = Learner(args, device)
+    state = State(
+        learner=learner,
+        rb=ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device),
+        games=Games(args, TRAINING, args.num_envs),
+        act_rng=np.random.default_rng([args.seed, 1]),
+        sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
-    checkpoints.keep(
-        q_network=q_network,
-        target_network=target_network,
-        optimizer=optimizer,
-        rb=rb,
-        act_rng=act_rng,
-        sample_rng=sample_rng,
-    )
-
-    # What is compiled, here and in `make_update`, and warmed up so that compilation does not count in SPS.
-    def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
-        return td_loss(q_network, target_network, batch, args.double_q, args.huber, bf16)
-
-    act = functools.partial(greedy_actions, q_network)
-    if compiled:
-        act = torch.compile(act, dynamic=False)
-    with working("compiling (--no-compile leaves that out)" if compiled else "warming up"):
-        act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=device))
-        update = make_update(loss_fn, optimizer, rb, args.batch_size, device, compiled)
-    if args.cuda_graph:
-        update = cuda_graph(update, args.batch_size, functools.partial(learner_state, q_network, optimizer))
-
-    evaluate_policy = functools.partial(
-        evaluate,
-        env_id=args.env_id,
-        episodes=args.eval_episodes,
-        seed=args.seed,
-        epsilon=args.eval_epsilon,
-        sticky_actions=args.sticky_actions,
-        max_frames=args.eval_max_frames,
-    )
-    about = {"device": described(device), "compiled": compiled, "bf16": bf16, "threads": torch.get_num_threads()}
-    with start_run(args, protocol(args) | about, checkpoints) as tracker:
-        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, metrics, names = -float("inf"), None, ("losses/td_loss", "losses/q_values")
-
-        @tracker.paused
-        def evaluate_network(step: int) -> Evaluation:
-            nonlocal best
-            policy = player(q_network, device)
-            result = evaluate_policy(policy)
-            tracker.scalars({"eval/episodic_return": result.mean}, step)
-            if args.save_model and args.eval_frequency and result.mean > best:
-                save_weights(q_network.state_dict(), model_path.with_stem(f"{args.exp_name}-best"))
-            best = max(best, result.mean)
-            if args.capture_video:
-                film_game(policy, args, tracker.folder.name, f"step-{step}")
-            return result
-
-        exploration_steps = args.exploration_fraction * args.total_timesteps
-        steps_done, best, metrics = checkpoints.begin("training", 0, best, metrics)
-        envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
-        tracker.phase("training", args.total_timesteps, first=steps_done)
-        for global_step in range(steps_done, args.total_timesteps, args.num_envs):
-            # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
-            # replay keeps what was played.
-            obs = torch.as_tensor(next_obs, device=device)
-            epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
-            actions = fire(epsilon_greedy(act(obs).cpu().numpy(), num_actions, epsilon, act_rng))
-
-            # Send; the games go on in their threads while the network learns from what is already stored.
-            envs.send(actions)
-            if global_step >= args.learning_starts:
-                learning_rate.fill_(learning_rate_at(args, global_step))
-                num_updates = crossed(global_step, args.num_envs, args.train_frequency)
-                for index in to_device(rb.draw(num_updates, args.batch_size, sample_rng), buffer_device):
-                    metrics = update(index)
-                if crossed(global_step, args.num_envs, args.target_network_frequency):
-                    sync(q_network, target_network, args.tau)
-
-            # Receive and store. Rewards are learned by their sign and reported raw.
-            next_obs, rewards, terminations, truncations, infos = envs.recv()
-            resets, finished = episodes.step(rewards, infos)
-            rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
-            fire.observe(infos)
-
-            # Record. Only here is anything read from the device.
-            steps_done = global_step + args.num_envs
-            tracker.episodes(finished, steps_done)
-            tracker.advance(steps_done)
-            if crossed(global_step, args.num_envs, LOG_FREQUENCY):
-                tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
-                tracker.scalars(read_metrics(metrics, names), steps_done)
-            due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
-            if due and steps_done < args.total_timesteps:
-                evaluate_network(steps_done)
-
-            # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
-            if checkpoints.due(steps_done):
-                read_metrics(metrics, names)  # a run that has diverged is not saved
-                rb.cut(torch.as_tensor(next_obs, device=device))
-                checkpoints.save(steps_done, best, metrics)
-                envs.close()
-                envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
-        envs.close()
-        read_metrics(metrics, names)  # so that no loss goes unseen
-        checkpoints.drop("rb")  # it has served
-        checkpoints.save(steps_done, best, metrics)
-
-        scores = {"agent": evaluate_network(steps_done)}
+    about = {"device": described(device), "compiled": learner.compiled, "bf16": learner.bf16}
+    about["threads"] = torch.get_num_threads()
+    with run.started(protocol(args) | about, state):
+        train(state, args, run)
+        state.games.close()
+        scores = {"agent": evaluate_agent(state, args, run)}
         if args.save_model:
-            save_weights(q_network.state_dict(), model_path)
-        tracker.finish({"steps": steps_done}, scores)
+            save_weights(learner.q_network.state_dict(), run.model_path)
+        run.finish({"steps": state.step}, scores)
     if args.upload_model:
-        push(tracker.folder, args.hf_entity)
-    return tracker.folder
+        push(run.folder, args.hf_entity)
+    return run.folder
 
 
 if __name__ == "__main__":

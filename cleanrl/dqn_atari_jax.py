@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ale_py.vector_env import AtariVectorEnv
 from flax import linen as nn
 from jax import Array, lax
 
@@ -28,25 +27,25 @@ from cleanrl_utils.devices.in_jax import choose_devices, described, use_bf16
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import (
     MAX_FRAMES,
-    Episodes,
-    FireAfterLifeLoss,
+    SeededGames,
     count_actions,
-    evaluate,
     film_game,
     game_settings,
-    num_threads,
     protocol,
+    waits_for_fire,
 )
-from cleanrl_utils.evals.play import Evaluation, require_video
+from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained
 from cleanrl_utils.run.checkpoint import Checkpoints
-from cleanrl_utils.run.tracker import start_run
-from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.run.run import Run
+from cleanrl_utils.seeds import EVALUATION, TRAINING
 
 LOG_FREQUENCY = 1000
 """Environment steps between readings of losses and rates: each waits for the device."""
+METRICS = ("losses/td_loss", "losses/q_values")
+"""Names of what an update measures."""
 
 
 @dataclass
@@ -84,8 +83,10 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int = 0
-    """STEPS between checkpoints, which cut all games: 27,000 per environment let each be played; 0: none"""
+    checkpoint_frequency: int | None = None
+    """environment steps between checkpoints; 0 turns them off; default: every 10 minutes"""
+    keep_checkpoint: bool = False
+    """when the run is complete, keep its last checkpoint, with replay, games and optimizer"""
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
@@ -176,26 +177,70 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(
-    args: Args, seed_purpose: int, step: int = 0
-) -> tuple[AtariVectorEnv, np.ndarray, FireAfterLifeLoss, Episodes]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, fire, episodes).
+class Step(NamedTuple):
+    """What a step brought, (N,) each."""
 
-    Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
-    game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
+    rewards: np.ndarray
+    """raw, as the game counts"""
+    terminations: np.ndarray
+    """the return ended: the game did, or a life was lost"""
+    truncations: np.ndarray
+    """the game was cut by its limit of frames"""
+    resets: np.ndarray
+    """the step ignored its action and began a new game: no transition starts there"""
+    finished: list[tuple[float, int]]
+    """undiscounted raw return and length in steps of each whole game that a reset ended"""
+
+
+class Games:
+    """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
+
+    A lost life sets `terminations`, and the game goes on; if it then waits for FIRE, FIRE is played in place of the next
+    action. The step after a game's end is its reset (NEXT_STEP autoreset). In evaluation a lost life ends nothing.
     """
-    game, sticky = game_settings(args.env_id)
-    envs = AtariVectorEnv(
-        game,
-        args.num_envs,
-        num_threads=num_threads(args.num_envs),
-        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
-        # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
-        life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
-        reward_clipping=False,
-    )
-    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
-    return envs, obs, FireAfterLifeLoss(envs, infos), Episodes(infos)
+
+    KEPT = ("envs", "fire")  # what a checkpoint holds of it
+
+    def __init__(self, args: Args, purpose: int, num_games: int) -> None:
+        self.num_games, self.evaluation = num_games, purpose == EVALUATION
+        self.envs = SeededGames(
+            args,
+            purpose,
+            num_games,
+            max_num_frames_per_episode=args.eval_max_frames if self.evaluation else MAX_FRAMES,
+            # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+            life_loss_info=args.life_loss and not self.evaluation,  # `episodic_life` would reset at each lost life
+        )
+        self.num_actions, self.waits_for_fire = len(self.envs.meanings), waits_for_fire(self.envs.meanings)
+        self.fire = np.zeros(num_games, dtype=bool)
+
+    @property
+    def obs(self) -> np.ndarray:
+        """What is seen now: (N, 4, 84, 84) uint8, oldest frame first."""
+        return self.envs.obs
+
+    def send(self, actions: np.ndarray) -> np.ndarray:
+        """Send actions (N,) int64; returns those that are played, FIRE among them."""
+        actions = np.where(self.fire, 1, actions)
+        self.envs.send(actions)
+        return actions
+
+    def recv(self) -> Step:
+        """Wait for the step that was sent; `obs` is what is seen after it."""
+        lives, frame_numbers, returns = self.envs.lives, self.envs.frame_numbers, self.envs.returns
+        rewards, terminations, truncations = self.envs.recv()
+        # Flags do not tell where a game was reset: a lost life sets them too, and can hide a truncation.
+        resets = self.envs.frame_numbers < frame_numbers
+        lengths = self.envs.history.lengths - 1  # without the step that is the reset
+        finished = [(float(returns[i]), int(lengths[i])) for i in np.flatnonzero(resets)]
+        self.fire = (self.envs.lives < lives) & ~resets & self.waits_for_fire
+        if resets.any() and not self.evaluation:  # there one game each is played
+            self.envs.begin(resets)
+        return Step(rewards, terminations, truncations, resets, finished)
+
+    def close(self) -> None:
+        """End the games and their threads."""
+        self.envs.close()
 
 
 # --- Networks ---
@@ -307,22 +352,6 @@ class ReplayBuffer:
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
-    def cut(self, obs: Array) -> None:
-        """End all games here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
-
-        That is held by one more row, which is no step.
-        """
-        last = (self.head - 1) % self.num_rows
-        terminated, truncated = (
-            np.asarray(lax.dynamic_slice_in_dim(ring, last * self.num_envs, self.num_envs))
-            for ring in (self.rings.terminations, self.rings.truncations)
-        )
-        truncated = jax.device_put(truncated | self.valid[last] & ~terminated, self.device)
-        truncations = lax.dynamic_update_slice_in_dim(self.rings.truncations, truncated, last * self.num_envs, 0)
-        self.rings = self.rings._replace(truncations=truncations)
-        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
-        self.add(obs, blank, blank, blank, blank, resets)
-
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
 
@@ -417,8 +446,8 @@ def learning_rate_at(args: Args, step: int) -> float:
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
-    return (step + num_steps) // period - step // period
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    return (step + num_steps) // period - step // period if period else 0
 
 
 def td_target(rewards: Array, discounts: Array, next_values: Array) -> Array:
@@ -526,6 +555,128 @@ def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, flo
 # --- The run ---
 
 
+class Learner:
+    """The network and its optimizer, and the functions that act and learn."""
+
+    # What a checkpoint holds of it.
+    KEPT = ("q_state",)
+
+    def __init__(self, args: Args, device: jax.Device) -> None:
+        self.device, self.bf16 = device, use_bf16(args, device)
+        self.q_network = NatureCNN(count_actions(args.env_id))
+        params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, 4, 84, 84), np.uint8))
+        if args.initial_model is not None:
+            with explained("--initial-model", args.initial_model):
+                params = load_params(self.q_network, params, Path(args.initial_model))
+        # Differs from the paper: Adam in place of RMSProp. The learning rate is the update's.
+        optimizer = optax.chain(optax.scale_by_adam(eps=args.adam_eps), optax.add_decayed_weights(args.weight_decay))
+        q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
+        self.q_state = jax.device_put(q_state, device)
+
+        def loss_fn(params: Any, target_params: Any, batch: Batch) -> tuple[Array, ...]:
+            networks = self.q_network.bind(params), self.q_network.bind(target_params)
+            return td_loss(*networks, batch, args.double_q, args.huber, self.bf16)
+
+        self.act = jax.jit(lambda params, obs: greedy_actions(self.q_network.bind(params), obs))
+        # XLA runs convolutions inside a loop ten times slower on the CPU.
+        self.learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
+
+    def warm_up(self, rb: ReplayBuffer, args: Args) -> None:
+        """Compile, on a copy of the state, so that compilation does not count in SPS."""
+        with working("compiling"):
+            self.act(self.q_state.params, jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), self.device))
+            for num_games in (args.eval_episodes, 1):
+                player(self.act, self.q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
+            for num_updates in {args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency)} - {0}:
+                copy = sync(jax.tree.map(jnp.copy, self.q_state), args.tau)
+                blank = np.zeros((num_updates, args.batch_size), np.int64)
+                jax.block_until_ready(self.learn(copy, rb, blank, args.learning_rate))
+
+    def update(self, rb: ReplayBuffer, indices: np.ndarray, *rates: float) -> Array:
+        """Learn from the transitions at `indices` (K, B); returns the metrics of the last update."""
+        self.q_state, metrics = self.learn(self.q_state, rb, indices, *rates)  # the old state's memory is taken over
+        return metrics
+
+    def sync(self, tau: float) -> None:
+        """Move the target network towards the online network by the share `tau`."""
+        self.q_state = sync(self.q_state, tau)
+
+
+@dataclass
+class State:
+    """Where the run is: what a checkpoint holds, and all that it holds."""
+
+    learner: Learner
+    rb: ReplayBuffer
+    games: Games
+    act_rng: np.random.Generator
+    sample_rng: np.random.Generator
+    step: int = 0
+    """environment steps done, over all environments"""
+    metrics: Array | None = None
+    """of the latest update"""
+    best: Evaluation | None = None
+
+
+def train(state: State, args: Args, run: Run) -> None:
+    """Act, learn while the games go on, receive, store, record."""
+    learner, games, rb = state.learner, state.games, state.rb
+    learner.warm_up(rb, args)
+    exploration_steps = args.exploration_fraction * args.total_timesteps
+    run.begin("training", args.total_timesteps, state)
+    while state.step < args.total_timesteps:
+        if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
+            evaluate_agent(state, args, run)
+
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
+        # replay keeps what was played.
+        obs = jax.device_put(games.obs, learner.device)
+        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
+        greedy = np.asarray(learner.act(learner.q_state.params, obs))
+        actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
+
+        # Learn from what is stored, while the games go on in their threads.
+        if state.step >= args.learning_starts:
+            num_updates = crossed(state.step, args.num_envs, args.train_frequency)
+            indices = rb.draw(num_updates, args.batch_size, state.sample_rng)
+            if len(indices):
+                state.metrics = learner.update(rb, indices, learning_rate_at(args, state.step))
+            if crossed(state.step, args.num_envs, args.target_network_frequency):
+                learner.sync(args.tau)
+
+        # Receive and store. Rewards are learned by their sign and reported raw.
+        step = games.recv()
+        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+
+        # Record. Only here is anything read from the device.
+        state.step += args.num_envs
+        run.episodes(step.finished, state.step)
+        run.advance(state.step)
+        if crossed(state.step - args.num_envs, args.num_envs, LOG_FREQUENCY):
+            run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
+            run.scalars(read_metrics(state.metrics, METRICS), state.step)
+        if run.due(state.step):
+            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            run.save(state)
+    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    run.save(state)
+
+
+def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
+    """Play whole games with the network as it is; log their mean return, and save the weights of the best evaluation."""
+    policy = player(state.learner.act, state.learner.q_state.params)
+    with run.evaluating(state):
+        result = evaluate(policy, Games(args, EVALUATION, args.eval_episodes), args.seed, args.eval_epsilon)
+        if args.capture_video:
+            film_game(policy, args, run.folder.name, f"step-{state.step}")
+    run.scalars({"eval/episodic_return": result.mean}, state.step)
+    if state.best is None or result.mean > state.best.mean:
+        if args.save_model and args.eval_frequency:
+            save_params(state.learner.q_state.params, run.model_path.with_stem(f"{args.exp_name}-best"))
+        state.best = result
+    return result
+
+
 def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy."""
     return lambda obs: np.asarray(act(params, obs))
@@ -544,128 +695,28 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
-    bf16 = use_bf16(args, device)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
-    checkpoints = Checkpoints(args)
+    run = Run(args, Checkpoints(args))
 
-    # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
-    q_key = jax.random.key(args.seed)
-    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
-
-    num_actions = count_actions(args.env_id)
-    q_network = NatureCNN(num_actions)
-    params = jax.jit(q_network.init)(q_key, np.zeros((1, 4, 84, 84), np.uint8))
-    if args.initial_model is not None:
-        with explained("--initial-model", args.initial_model):
-            params = load_params(q_network, params, Path(args.initial_model))
-    # Differs from the paper: Adam in place of RMSProp. The learning rate is the update's.
-    optimizer = optax.chain(optax.scale_by_adam(eps=args.adam_eps), optax.add_decayed_weights(args.weight_decay))
-    q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
-    q_state = jax.device_put(q_state, device)
-    rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
-    checkpoints.keep(rb=rb, act_rng=act_rng, sample_rng=sample_rng)
-
-    # What is compiled, and warmed up on a copy, so that compilation does not count in SPS.
-    def loss_fn(params: Any, target_params: Any, batch: Batch) -> tuple[Array, ...]:
-        return td_loss(q_network.bind(params), q_network.bind(target_params), batch, args.double_q, args.huber, bf16)
-
-    act = jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs))
-    # XLA runs convolutions inside a loop ten times slower on the CPU.
-    learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
-    with working("compiling"):
-        act(q_state.params, jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), device))
-        for num_games in (args.eval_episodes, 1):
-            player(act, q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
-        for num_updates in {args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency)} - {0}:
-            copy = sync(jax.tree.map(jnp.copy, q_state), args.tau)
-            blank = np.zeros((num_updates, args.batch_size), np.int64)
-            jax.block_until_ready(learn(copy, rb, blank, args.learning_rate))
-
-    evaluate_policy = functools.partial(
-        evaluate,
-        env_id=args.env_id,
-        episodes=args.eval_episodes,
-        seed=args.seed,
-        epsilon=args.eval_epsilon,
-        sticky_actions=args.sticky_actions,
-        max_frames=args.eval_max_frames,
+    learner = Learner(args, device)
+    state = State(
+        learner=learner,
+        rb=ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device),
+        games=Games(args, TRAINING, args.num_envs),
+        act_rng=np.random.default_rng([args.seed, 1]),
+        sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": described(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
-    with start_run(args, protocol(args) | about, checkpoints) as tracker:
-        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, metrics, names = -float("inf"), None, ("losses/td_loss", "losses/q_values")
-
-        @tracker.paused
-        def evaluate_network(step: int) -> Evaluation:
-            nonlocal best
-            policy = player(act, q_state.params)
-            result = evaluate_policy(policy)
-            tracker.scalars({"eval/episodic_return": result.mean}, step)
-            if args.save_model and args.eval_frequency and result.mean > best:
-                save_params(q_state.params, model_path.with_stem(f"{args.exp_name}-best"))
-            best = max(best, result.mean)
-            if args.capture_video:
-                film_game(policy, args, tracker.folder.name, f"step-{step}")
-            return result
-
-        exploration_steps = args.exploration_fraction * args.total_timesteps
-        steps_done, best, metrics, q_state = checkpoints.begin("training", 0, best, metrics, q_state)
-        envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
-        tracker.phase("training", args.total_timesteps, first=steps_done)
-        for global_step in range(steps_done, args.total_timesteps, args.num_envs):
-            # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
-            # replay keeps what was played.
-            obs = jax.device_put(next_obs, device)
-            epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
-            actions = fire(epsilon_greedy(np.asarray(act(q_state.params, obs)), num_actions, epsilon, act_rng))
-
-            # Send; the games go on in their threads while the network learns from what is already stored.
-            envs.send(actions)
-            if global_step >= args.learning_starts:
-                learning_rate = learning_rate_at(args, global_step)
-                num_updates = crossed(global_step, args.num_envs, args.train_frequency)
-                indices = rb.draw(num_updates, args.batch_size, sample_rng)
-                if len(indices):
-                    q_state, metrics = learn(q_state, rb, indices, learning_rate)
-                if crossed(global_step, args.num_envs, args.target_network_frequency):
-                    q_state = sync(q_state, args.tau)
-
-            # Receive and store. Rewards are learned by their sign and reported raw.
-            next_obs, rewards, terminations, truncations, infos = envs.recv()
-            resets, finished = episodes.step(rewards, infos)
-            rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
-            fire.observe(infos)
-
-            # Record. Only here is anything read from the device.
-            steps_done = global_step + args.num_envs
-            tracker.episodes(finished, steps_done)
-            tracker.advance(steps_done)
-            if crossed(global_step, args.num_envs, LOG_FREQUENCY):
-                tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
-                tracker.scalars(read_metrics(metrics, names), steps_done)
-            due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
-            if due and steps_done < args.total_timesteps:
-                evaluate_network(steps_done)
-
-            # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
-            if checkpoints.due(steps_done):
-                read_metrics(metrics, names)  # a run that has diverged is not saved
-                rb.cut(jax.device_put(next_obs, device))
-                checkpoints.save(steps_done, best, metrics, q_state)
-                envs.close()
-                envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
-        envs.close()
-        read_metrics(metrics, names)  # so that no loss goes unseen
-        checkpoints.drop("rb")  # it has served
-        checkpoints.save(steps_done, best, metrics, q_state)
-
-        scores = {"agent": evaluate_network(steps_done)}
+    about = {"device": described(device), "compiled": True, "bf16": learner.bf16, "threads": num_cores()}
+    with run.started(protocol(args) | about, state):
+        train(state, args, run)
+        state.games.close()
+        scores = {"agent": evaluate_agent(state, args, run)}
         if args.save_model:
-            save_params(q_state.params, model_path)
-        tracker.finish({"steps": steps_done}, scores)
+            save_params(learner.q_state.params, run.model_path)
+        run.finish({"steps": state.step}, scores)
     if args.upload_model:
-        push(tracker.folder, args.hf_entity)
-    return tracker.folder
+        push(run.folder, args.hf_entity)
+    return run.folder
 
 
 if __name__ == "__main__":

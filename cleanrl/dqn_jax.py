@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,24 +23,18 @@ from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices.common import num_cores
 from cleanrl_utils.devices.in_jax import choose_devices, described
-from cleanrl_utils.evals.gym import (
-    evaluate,
-    film_episode,
-    finished_episodes,
-    protocol,
-    require_vector_env,
-    sizes,
-    vector_env,
-)
-from cleanrl_utils.evals.play import Evaluation, require_video
+from cleanrl_utils.evals.gym import Episodes, film_episode, protocol, require_vector_env, sizes
+from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.run.checkpoint import Checkpoints
-from cleanrl_utils.run.tracker import start_run
-from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.run.run import Run
+from cleanrl_utils.seeds import EVALUATION, TRAINING
 
 LOG_FREQUENCY = 500
 """Environment steps between readings of losses and rates."""
+METRICS = ("losses/td_loss", "losses/q_values")
+"""Names of what an update measures."""
 
 
 @dataclass
@@ -71,8 +64,10 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int = 0
-    """STEPS between checkpoints, which cut all episodes; 0: none"""
+    checkpoint_frequency: int | None = 0
+    """environment steps between checkpoints; 0 turns them off, None writes one every 10 minutes"""
+    keep_checkpoint: bool = False
+    """when the run is complete, keep its last checkpoint, with replay, episodes and optimizer"""
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
@@ -144,21 +139,6 @@ def check(args: Args) -> None:
         require_upload(args)
 
 
-# --- Environments ---
-
-
-def make_envs(args: Args, step: int = 0) -> tuple[gym.vector.VectorEnv, np.ndarray]:
-    """`num_envs` environments with episode statistics, reset with seeds of their own and of `step`: (envs, obs).
-
-    Observations (N, D) float32, actions 0 .. A-1. The step after an episode's end ignores its action and resets
-    (NEXT_STEP autoreset), so that an episode's last observation is seen.
-    """
-    envs = gym.vector.SyncVectorEnv([lambda: vector_env(args)] * args.num_envs)
-    envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
-    obs, _ = envs.reset(seed=env_seeds(args.seed, 0, step, args.num_envs).tolist())
-    return envs, obs
-
-
 # --- Networks ---
 
 
@@ -221,7 +201,7 @@ class ReplayBuffer:
     def min_rows(n_step: int) -> int:
         """Rows of the smallest ring that, once full, has a transition to draw.
 
-        Three, of which one may be a reset and the next a checkpoint's, and n more.
+        Three, of which one may be a reset and the next a cut's, and n more.
         """
         return n_step + 3
 
@@ -245,9 +225,9 @@ class ReplayBuffer:
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
     def cut(self, obs: np.ndarray) -> None:
-        """End all episodes here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
+        """End all episodes here, where a resumed run cannot go on with them: the step before is truncated.
 
-        That is held by one more row, which is no step.
+        It bootstraps from what was seen last, `obs`; that is held by one more row, which is no step.
         """
         self.truncations[self.head - 1] |= self.valid[self.head - 1] & ~self.terminations[self.head - 1]
         blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
@@ -297,8 +277,8 @@ def linear_schedule(start: float, end: float, duration: float, step: int) -> flo
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
-    return (step + num_steps) // period - step // period
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    return (step + num_steps) // period - step // period if period else 0
 
 
 def td_target(rewards: Array, discounts: Array, next_values: Array) -> Array:
@@ -335,6 +315,8 @@ class QState(NamedTuple):
     params: Any
     target_params: Any
     opt_state: optax.OptState
+    finite: Array
+    """1 while every loss was finite"""
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -347,7 +329,7 @@ def greedy_actions(q_network: nn.Module, params: Any, obs: Array) -> Array:
 def update(
     q_network: nn.Module, optimizer: optax.GradientTransformation, q_state: QState, batch: Batch, double_q: bool, huber: bool
 ) -> tuple[QState, Array]:
-    """One step of the optimizer on a batch's loss; returns the state, and loss and mean Q-value (2,), on the device."""
+    """One step of the optimizer on a batch's loss; returns the state and (loss, mean Q-value, finite), on the device."""
 
     def loss_fn(params: Any) -> tuple[Array, Array]:
         return td_loss(q_network.bind(params), q_network.bind(q_state.target_params), batch, double_q, huber)
@@ -355,7 +337,8 @@ def update(
     (loss, q_value), gradients = jax.value_and_grad(loss_fn, has_aux=True)(q_state.params)
     updates, opt_state = optimizer.update(gradients, q_state.opt_state)
     params = optax.apply_updates(q_state.params, updates)
-    return QState(params, q_state.target_params, opt_state), jnp.stack([loss, q_value])
+    finite = q_state.finite * jnp.isfinite(loss)
+    return QState(params, q_state.target_params, opt_state, finite), jnp.stack([loss, q_value, finite])
 
 
 @jax.jit
@@ -365,16 +348,131 @@ def sync(q_state: QState, tau: float) -> QState:
 
 
 def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, float]:
-    """Metrics by name, read from the device, or nothing. Raises FloatingPointError where they are not finite."""
+    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
     if metrics is None:
         return {}
-    values = metrics.tolist()
-    if not np.isfinite(values).all():  # and never again, once a weight is not
+    *values, finite = metrics.tolist()
+    if not finite:
         raise FloatingPointError("a loss was not finite; lower --learning-rate")
     return dict(zip(names, values, strict=True))
 
 
 # --- The run ---
+
+
+class Learner:
+    """The network and its optimizer, and the functions that act and learn."""
+
+    # What a checkpoint holds of it.
+    KEPT = ("q_state",)
+
+    def __init__(self, args: Args, device: jax.Device) -> None:
+        self.double_q, self.huber = args.double_q, args.huber
+        obs_size, num_actions = sizes(args)
+        self.q_network = QNetwork(num_actions, args.hidden_units)
+        params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, obs_size), np.float32))
+        # Differs from the paper: Adam in place of RMSProp.
+        self.optimizer = optax.adam(args.learning_rate)
+        q_state = QState(params, jax.tree.map(jnp.copy, params), self.optimizer.init(params), jnp.ones(()))
+        self.q_state = jax.device_put(q_state, device)
+
+    def warm_up(self, rb: ReplayBuffer, args: Args) -> None:
+        """Compile, on a copy of the state, so that compilation does not count in SPS."""
+        with working("compiling"):
+            copy, blank = (
+                sync(jax.tree.map(jnp.copy, self.q_state), args.tau),
+                rb.sample(np.zeros(args.batch_size, np.int64)),
+            )
+            jax.block_until_ready(update(self.q_network, self.optimizer, copy, blank, args.double_q, args.huber))
+            for num_obs in (args.num_envs, args.eval_episodes):
+                self.policy()(np.zeros((num_obs, rb.obs.shape[-1]), np.float32))
+
+    def policy(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The greedy policy of the network as it is."""
+        return player(self.q_network, self.q_state.params)
+
+    def update(self, batch: Batch) -> Array:
+        """Learn from a batch in NumPy; returns the metrics (3,) on the device; the last is 1 while every loss was finite."""
+        # The old state's memory is taken over.
+        self.q_state, metrics = update(self.q_network, self.optimizer, self.q_state, batch, self.double_q, self.huber)
+        return metrics
+
+    def sync(self, tau: float) -> None:
+        """Move the target network towards the online network by the share `tau`."""
+        self.q_state = sync(self.q_state, tau)
+
+
+@dataclass
+class State:
+    """Where the run is: what a checkpoint holds, and all that it holds."""
+
+    learner: Learner
+    rb: ReplayBuffer
+    envs: Episodes
+    act_rng: np.random.Generator
+    sample_rng: np.random.Generator
+    step: int = 0
+    """environment steps done, over all environments"""
+    metrics: Array | None = None
+    """of the latest update"""
+    best: Evaluation | None = None
+
+
+def train(state: State, args: Args, run: Run) -> None:
+    """Act, step, store, learn, record."""
+    learner, envs, rb = state.learner, state.envs, state.rb
+    learner.warm_up(rb, args)
+    exploration_steps = args.exploration_fraction * args.total_timesteps
+    run.begin("training", args.total_timesteps, state)
+    while state.step < args.total_timesteps:
+        if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
+            evaluate_agent(state, args, run)
+
+        # Act.
+        obs = envs.obs
+        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
+        actions = envs.send(epsilon_greedy(learner.policy()(obs), envs.num_actions, epsilon, state.act_rng))
+
+        # Step and store. Where the step before ended an episode, this one is a reset.
+        step = envs.recv()
+        rb.add(obs, actions, step.rewards, step.terminations, step.truncations, step.resets)
+
+        # Learn.
+        if state.step >= args.learning_starts:
+            num_updates = crossed(state.step, args.num_envs, args.train_frequency)
+            for index in rb.draw(num_updates, args.batch_size, state.sample_rng):
+                state.metrics = learner.update(rb.sample(index))
+            if crossed(state.step, args.num_envs, args.target_network_frequency):
+                learner.sync(args.tau)
+
+        # Record.
+        state.step += args.num_envs
+        run.episodes(step.finished, state.step)
+        if crossed(state.step - args.num_envs, args.num_envs, LOG_FREQUENCY):
+            run.advance(state.step)
+            run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
+            run.scalars(read_metrics(state.metrics, METRICS), state.step)
+        if run.due(state.step):
+            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            run.save(state)
+    run.advance(state.step)
+    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    run.save(state)
+
+
+def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
+    """Play whole episodes with the network as it is; log their mean return, and save the weights of the best evaluation."""
+    policy, episodes = state.learner.policy(), Episodes(args, EVALUATION, args.eval_episodes)
+    with run.evaluating(state):
+        result = evaluate(policy, episodes, args.seed, args.eval_epsilon, args.eval_max_steps)
+        if args.capture_video:
+            film_episode(policy, args, run.folder.name, f"step-{state.step}")
+    run.scalars({"eval/episodic_return": result.mean}, state.step)
+    if state.best is None or result.mean > state.best.mean:
+        if args.save_model and args.eval_frequency:
+            save_params(state.learner.q_state.params, run.model_path.with_stem(f"{args.exp_name}-best"))
+        state.best = result
+    return result
 
 
 def player(q_network: nn.Module, params: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -396,104 +494,33 @@ def main(args: Args) -> Path:
     check(args)
     device, _ = choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
-    checkpoints = Checkpoints(args)
+    run = Run(args, Checkpoints(args))
 
-    # Random states by purpose: 0 environments, 1 exploration, 2 sampling; evaluation has its own.
-    q_key = jax.random.key(args.seed)
-    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (1, 2))
-
-    obs_size, num_actions = sizes(args)
-    q_network = QNetwork(num_actions, args.hidden_units)
-    params = jax.jit(q_network.init)(q_key, np.zeros((1, obs_size), np.float32))
-    # Differs from the paper: Adam in place of RMSProp.
-    optimizer = optax.adam(args.learning_rate)
-    q_state = jax.device_put(QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params)), device)
-    rb = ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma)
-    checkpoints.keep(rb=rb, act_rng=act_rng, sample_rng=sample_rng)
-    with working("compiling"):  # on a copy, so that it does not count in SPS
-        copy, blank = sync(jax.tree.map(jnp.copy, q_state), args.tau), rb.sample(np.zeros(args.batch_size, dtype=np.int64))
-        jax.block_until_ready(update(q_network, optimizer, copy, blank, args.double_q, args.huber))
-        for num_obs in (args.num_envs, args.eval_episodes):
-            player(q_network, q_state.params)(np.zeros((num_obs, obs_size), dtype=np.float32))
-
+    obs_size, _ = sizes(args)
+    learner = Learner(args, device)
+    state = State(
+        learner=learner,
+        rb=ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma),
+        envs=Episodes(args, TRAINING, args.num_envs),
+        act_rng=np.random.default_rng([args.seed, 1]),
+        sample_rng=np.random.default_rng([args.seed, 2]),
+    )
     about = {"device": described(device), "threads": num_cores()}
-    with start_run(args, protocol(args) | about, checkpoints) as tracker:
-        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-        best, metrics, names = None, None, ("losses/td_loss", "losses/q_values")
-
-        @tracker.paused
-        def evaluate_network(step: int) -> Evaluation:
-            nonlocal best
-            policy = player(q_network, q_state.params)
-            result = evaluate(policy, args)
-            tracker.scalars({"eval/episodic_return": result.mean}, step)
-            if best is None or result.mean > best.mean:
-                if args.save_model and args.eval_frequency:
-                    save_params(q_state.params, model_path.with_stem(f"{args.exp_name}-best"))
-                best = result
-            if args.capture_video:
-                film_episode(policy, args, tracker.folder.name, f"step-{step}")
-            return result
-
-        exploration_steps = args.exploration_fraction * args.total_timesteps
-        steps_done, best, metrics, q_state = checkpoints.begin("training", 0, best, metrics, q_state)
-        envs, obs = make_envs(args, steps_done)
-        resets = np.zeros(args.num_envs, dtype=bool)
-        tracker.phase("training", args.total_timesteps, first=steps_done)
-        for global_step in range(steps_done, args.total_timesteps, args.num_envs):
-            # Act.
-            epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, global_step)
-            policy = player(q_network, q_state.params)
-            actions = epsilon_greedy(policy(obs), num_actions, epsilon, act_rng)
-            next_obs, rewards, terminations, truncations, infos = envs.step(actions)
-
-            # Store. Where the step before ended an episode, this one was its reset.
-            rb.add(obs, actions, rewards, terminations, truncations, resets)
-            obs, resets = next_obs, terminations | truncations
-
-            # Learn.
-            if global_step >= args.learning_starts:
-                num_updates = crossed(global_step, args.num_envs, args.train_frequency)
-                for index in rb.draw(num_updates, args.batch_size, sample_rng):
-                    batch = rb.sample(index)
-                    q_state, metrics = update(q_network, optimizer, q_state, batch, args.double_q, args.huber)
-                if crossed(global_step, args.num_envs, args.target_network_frequency):
-                    q_state = sync(q_state, args.tau)
-
-            # Record.
-            steps_done = global_step + args.num_envs
-            tracker.episodes(finished_episodes(infos), steps_done)
-            if crossed(global_step, args.num_envs, LOG_FREQUENCY):
-                tracker.advance(steps_done)
-                tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
-                tracker.scalars(read_metrics(metrics, names), steps_done)
-            due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
-            if due and steps_done < args.total_timesteps:
-                evaluate_network(steps_done)
-
-            # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
-            if checkpoints.due(steps_done):
-                read_metrics(metrics, names)  # a run that has diverged is not saved
-                rb.cut(obs)
-                checkpoints.save(steps_done, best, metrics, q_state)
-                envs.close()
-                envs, obs = make_envs(args, steps_done)
-                resets = np.zeros(args.num_envs, dtype=bool)
-        envs.close()
-        tracker.advance(steps_done)
-        read_metrics(metrics, names)  # so that no loss goes unseen
-        checkpoints.drop("rb")  # it has served
-        checkpoints.save(steps_done, best, metrics, q_state)
-
-        scores = {"agent": evaluate_network(steps_done)}
+    with run.started(protocol(args) | about, state):
+        if state.envs.cut_at is not None:
+            run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")
+            state.rb.cut(state.envs.cut_at)
+        train(state, args, run)
+        state.envs.close()
+        scores = {"agent": evaluate_agent(state, args, run)}
         if args.eval_frequency:
-            scores["best evaluation"] = best
+            scores["best evaluation"] = state.best
         if args.save_model:
-            save_params(q_state.params, model_path)
-        tracker.finish({"steps": steps_done}, scores)
+            save_params(learner.q_state.params, run.model_path)
+        run.finish({"steps": state.step}, scores)
     if args.upload_model:
-        push(tracker.folder, args.hf_entity)
-    return tracker.folder
+        push(run.folder, args.hf_entity)
+    return run.folder
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ from sklearn.utils import all_estimators
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.errors import BadInput, first_line
-from cleanrl_utils.evals.gym import evaluate, film_episode, protocol, require_vector_env, sizes, vector_env
-from cleanrl_utils.evals.play import Evaluation, require_video
+from cleanrl_utils.evals.gym import Episodes, film_episode, protocol, require_vector_env, sizes, vector_env
+from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.files import replacing
 from cleanrl_utils.models.files import ModelError
-from cleanrl_utils.run.tracker import start_run
-from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.run.run import Run
+from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
 
 REGRESSORS = {
     "knn": functools.partial(KNeighborsRegressor, n_neighbors=30),
@@ -134,7 +134,9 @@ def collect(args: Args) -> Dataset:
     """`n_steps` transitions of the uniformly random policy, episode after episode."""
     env, rng = vector_env(args), np.random.default_rng([args.seed, 1])
     num_actions, steps = int(env.action_space.n), []
-    obs = env.reset(seed=int(env_seeds(args.seed, 0, 0, 1)[0]))[0].copy()  # an environment may write on into what it gave
+    obs = env.reset(seed=int(env_seeds(args.seed, TRAINING, np.zeros(1, dtype=int))[0]))[
+        0
+    ].copy()  # an environment may write on into what it gave
     for _ in range(args.n_steps):
         action = int(rng.integers(num_actions))
         next_obs, reward, terminated, truncated, _ = env.step(action)
@@ -288,34 +290,36 @@ def main(args: Args) -> Path:
         except OSError as error:
             raise BadInput("--dataset", args.dataset, f"cannot be written ({error.strerror})") from None
 
-    with start_run(args, protocol(args) | {"transitions": len(inputs)}) as tracker:
+    run = Run(args)
+    with run.started(protocol(args) | {"transitions": len(inputs)}):
 
         def evaluate_model(iteration: int) -> Evaluation:
             policy = player(model, num_actions)
-            result = evaluate(policy, args)
+            episodes = Episodes(args, EVALUATION, args.eval_episodes)
+            result = evaluate(policy, episodes, args.seed, args.eval_epsilon, args.eval_max_steps)
             metrics = {"eval/episodic_return": result.mean, "charts/score": model.score(inputs, targets)}
-            tracker.scalars(metrics | {"charts/mean_target": targets.mean()}, iteration)
+            run.scalars(metrics | {"charts/mean_target": targets.mean()}, iteration)
             if args.capture_video:
-                film_episode(policy, args, tracker.folder.name, f"iteration-{iteration}")
+                film_episode(policy, args, run.folder.name, f"iteration-{iteration}")
             return result
 
-        tracker.phase("fitting", args.n_iterations, "iterations")
+        run.begin("fitting", args.n_iterations, unit="iterations")
         for iteration in range(1, args.n_iterations + 1):
             try:
                 targets = td_targets(model, data, args.gamma)
                 model = clone(regressor).fit(inputs, targets)
             except ValueError as error:  # as targets that have grown beyond all numbers
                 raise FloatingPointError(f"iteration {iteration} cannot be fitted ({first_line(error)})") from None
-            tracker.advance(iteration)
+            run.advance(iteration)
             if args.eval_frequency and iteration % args.eval_frequency == 0 and iteration < args.n_iterations:
                 evaluate_model(iteration)
 
         scores = {"agent": evaluate_model(args.n_iterations)}
         if args.save_model:
-            save_arrays(tracker.folder / "dataset.npz", data._asdict())
-            save_arrays(tracker.folder / "targets.npz", {"targets": targets})
-        tracker.finish({"iterations": args.n_iterations}, scores)
-    return tracker.folder
+            save_arrays(run.folder / "dataset.npz", data._asdict())
+            save_arrays(run.folder / "targets.npz", {"targets": targets})
+        run.finish({"iterations": args.n_iterations}, scores)
+    return run.folder
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ale_py.vector_env import AtariVectorEnv
 from flax import linen as nn
 from jax import Array, lax
 
@@ -29,25 +28,26 @@ from cleanrl_utils.devices.in_jax import choose_devices, described, use_bf16
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import (
     MAX_FRAMES,
-    Episodes,
-    FireAfterLifeLoss,
+    SeededGames,
     count_actions,
-    evaluate,
     film_game,
     game_settings,
-    num_threads,
     protocol,
+    waits_for_fire,
 )
-from cleanrl_utils.evals.play import Act, Evaluation, require_video
+from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
 from cleanrl_utils.run.checkpoint import Checkpoints
-from cleanrl_utils.run.tracker import Tracker, start_run
-from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.run.run import Run
+from cleanrl_utils.seeds import EVALUATION
 
 LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100
 """Environment steps, and offline updates, between readings of losses and rates: each waits for the device."""
+METRICS = ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
+OFFLINE_METRICS = ("charts/offline/loss", "charts/offline/q_loss", "charts/offline/distill_loss", "charts/offline/q_values")
+"""Names of what an update measures, online and offline."""
 
 
 @dataclass
@@ -85,9 +85,10 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int = 0
-    """STEPS (offline: updates) between checkpoints, which cut all games: 27,000 per environment let each be played;
-    0: none"""
+    checkpoint_frequency: int | None = None
+    """environment steps (offline: updates) between checkpoints; 0 turns them off; default: every 10 minutes"""
+    keep_checkpoint: bool = False
+    """when the run is complete, keep its last checkpoint, with replay, games and optimizer"""
     resume: str | None = None
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
@@ -206,26 +207,70 @@ def check(args: Args) -> None:
 # --- Environments ---
 
 
-def make_envs(
-    args: Args, seed_purpose: int, step: int = 0
-) -> tuple[AtariVectorEnv, np.ndarray, FireAfterLifeLoss, Episodes]:
-    """`num_envs` games of the classic protocol, reset with seeds of their own and of `step`: (envs, obs, fire, episodes).
+class Step(NamedTuple):
+    """What a step brought, (N,) each."""
 
-    Observations (N, 4, 84, 84) uint8, oldest frame first; rewards raw; a lost life sets `terminations`, and the
-    game goes on. The step after a game's end ignores its action and resets (NEXT_STEP autoreset).
+    rewards: np.ndarray
+    """raw, as the game counts"""
+    terminations: np.ndarray
+    """the return ended: the game did, or a life was lost"""
+    truncations: np.ndarray
+    """the game was cut by its limit of frames"""
+    resets: np.ndarray
+    """the step ignored its action and began a new game: no transition starts there"""
+    finished: list[tuple[float, int]]
+    """undiscounted raw return and length in steps of each whole game that a reset ended"""
+
+
+class Games:
+    """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
+
+    A lost life sets `terminations`, and the game goes on; if it then waits for FIRE, FIRE is played in place of the next
+    action. The step after a game's end is its reset (NEXT_STEP autoreset). In evaluation a lost life ends nothing.
     """
-    game, sticky = game_settings(args.env_id)
-    envs = AtariVectorEnv(
-        game,
-        args.num_envs,
-        num_threads=num_threads(args.num_envs),
-        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
-        # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
-        life_loss_info=args.life_loss,  # `episodic_life` would reset the game at each lost life
-        reward_clipping=False,
-    )
-    obs, infos = envs.reset(seed=env_seeds(args.seed, seed_purpose, step, args.num_envs))
-    return envs, obs, FireAfterLifeLoss(envs, infos), Episodes(infos)
+
+    KEPT = ("envs", "fire")  # what a checkpoint holds of it
+
+    def __init__(self, args: Args, purpose: int, num_games: int) -> None:
+        self.num_games, self.evaluation = num_games, purpose == EVALUATION
+        self.envs = SeededGames(
+            args,
+            purpose,
+            num_games,
+            max_num_frames_per_episode=args.eval_max_frames if self.evaluation else MAX_FRAMES,
+            # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+            life_loss_info=args.life_loss and not self.evaluation,  # `episodic_life` would reset at each lost life
+        )
+        self.num_actions, self.waits_for_fire = len(self.envs.meanings), waits_for_fire(self.envs.meanings)
+        self.fire = np.zeros(num_games, dtype=bool)
+
+    @property
+    def obs(self) -> np.ndarray:
+        """What is seen now: (N, 4, 84, 84) uint8, oldest frame first."""
+        return self.envs.obs
+
+    def send(self, actions: np.ndarray) -> np.ndarray:
+        """Send actions (N,) int64; returns those that are played, FIRE among them."""
+        actions = np.where(self.fire, 1, actions)
+        self.envs.send(actions)
+        return actions
+
+    def recv(self) -> Step:
+        """Wait for the step that was sent; `obs` is what is seen after it."""
+        lives, frame_numbers, returns = self.envs.lives, self.envs.frame_numbers, self.envs.returns
+        rewards, terminations, truncations = self.envs.recv()
+        # Flags do not tell where a game was reset: a lost life sets them too, and can hide a truncation.
+        resets = self.envs.frame_numbers < frame_numbers
+        lengths = self.envs.history.lengths - 1  # without the step that is the reset
+        finished = [(float(returns[i]), int(lengths[i])) for i in np.flatnonzero(resets)]
+        self.fire = (self.envs.lives < lives) & ~resets & self.waits_for_fire
+        if resets.any() and not self.evaluation:  # there one game each is played
+            self.envs.begin(resets)
+        return Step(rewards, terminations, truncations, resets, finished)
+
+    def close(self) -> None:
+        """End the games and their threads."""
+        self.envs.close()
 
 
 # --- Networks ---
@@ -415,22 +460,6 @@ class ReplayBuffer:
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
-    def cut(self, obs: Array) -> None:
-        """End all games here, as a checkpoint does: the step before is truncated and bootstraps from what is seen now.
-
-        That is held by one more row, which is no step.
-        """
-        last = (self.head - 1) % self.num_rows
-        terminated, truncated = (
-            np.asarray(lax.dynamic_slice_in_dim(ring, last * self.num_envs, self.num_envs))
-            for ring in (self.rings.terminations, self.rings.truncations)
-        )
-        truncated = jax.device_put(truncated | self.valid[last] & ~terminated, self.device)
-        truncations = lax.dynamic_update_slice_in_dim(self.rings.truncations, truncated, last * self.num_envs, 0)
-        self.rings = self.rings._replace(truncations=truncations)
-        blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
-        self.add(obs, blank, blank, blank, blank, resets)
-
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
 
@@ -505,8 +534,8 @@ def linear_schedule(start: float, end: float, duration: float, step: int) -> flo
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step."""
-    return (step + num_steps) // period - step // period
+    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    return (step + num_steps) // period - step // period if period else 0
 
 
 def td_target(rewards: Array, discounts: Array, next_values: Array) -> Array:
@@ -535,6 +564,13 @@ def fading(returns: Sequence[float], teacher_return: float, random_return: float
         return 1.0
     latest = float(np.mean(list(returns)[-10:]))
     return float(np.clip(1 - (latest - random_return) / (teacher_return - random_return), 0, 1))
+
+
+def learning_rates(args: Args) -> tuple[float, float, float]:
+    """The learning rate at the start and at the end of the offline phase, and online when the distillation has faded."""
+    start = args.learning_rate
+    middle = start if args.offline_learning_rate_end is None else args.offline_learning_rate_end
+    return start, middle, middle if args.learning_rate_end is None else args.learning_rate_end
 
 
 def qdagger_loss(
@@ -645,19 +681,47 @@ def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, flo
 # --- The run ---
 
 
-@dataclass
 class Learner:
-    """What is trained, `q_state`, replaced by every update; and what trains it."""
+    """Student, teacher and optimizer, and the functions that act and learn."""
 
-    KEPT = ("q_state", "teacher_params")  # what a checkpoint holds of it
+    # What a checkpoint holds of it.
+    KEPT = ("q_state", "teacher_params")
 
-    q_state: QState
-    learn: Callable[..., tuple[QState, Array]]
-    teacher_params: Any
+    def __init__(self, args: Args, teacher_network: nn.Module, teacher_params: Any, device: jax.Device) -> None:
+        self.device, self.bf16 = device, use_bf16(args, device)
+        self.teacher_params = jax.device_put(teacher_params, device)
+        self.q_network = STUDENTS[args.student](count_actions(args.env_id))
+        params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, 4, 84, 84), np.uint8))
+        optimizer = optax.scale_by_adam(eps=args.adam_eps)  # the learning rate is the update's
+        q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
+        self.q_state = jax.device_put(q_state, device)
+
+        def loss_fn(
+            params: Any, target_params: Any, batch: Batch, coefficient: Array, teacher_params: Any
+        ) -> tuple[Array, ...]:
+            networks = self.q_network.bind(params), self.q_network.bind(target_params), teacher_network.bind(teacher_params)
+            return qdagger_loss(*networks, batch, coefficient, args, self.bf16)
+
+        self.act = jax.jit(lambda params, obs: greedy_actions(self.q_network.bind(params), obs))
+        self.teacher_act = jax.jit(lambda params, obs: greedy_actions(teacher_network.bind(params), obs))
+        # XLA runs convolutions inside a loop ten times slower on the CPU.
+        self.learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
+
+    def warm_up(self, rb: ReplayBuffer, args: Args, *num_updates: int) -> None:
+        """Compile, on a copy of the state, so that compilation does not count in SPS."""
+        with working("compiling"):
+            self.act(self.q_state.params, jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), self.device))
+            for num_games in (args.eval_episodes, 1):
+                player(self.act, self.q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
+            for number in {*num_updates} - {0}:
+                copy = sync(jax.tree.map(jnp.copy, self.q_state), args.tau)
+                blank = np.zeros((number, args.batch_size), np.int64)
+                jax.block_until_ready(self.learn(copy, rb, blank, 0.0, 0.0, self.teacher_params))
 
     def update(self, rb: ReplayBuffer, indices: np.ndarray, learning_rate: float, coefficient: float) -> Array:
-        """Update on batches from `rb` at `indices` (K, B); returns the last metrics."""
-        self.q_state, metrics = self.learn(self.q_state, rb, indices, learning_rate, coefficient, self.teacher_params)
+        """Learn from the transitions at `indices` (K, B); returns the metrics of the last update."""
+        rates = learning_rate, coefficient, self.teacher_params
+        self.q_state, metrics = self.learn(self.q_state, rb, indices, *rates)  # the old state's memory is taken over
         return metrics
 
     def sync(self, tau: float) -> None:
@@ -665,182 +729,176 @@ class Learner:
         self.q_state = sync(self.q_state, tau)
 
 
-def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy."""
-    return lambda obs: np.asarray(act(params, obs))
+@dataclass
+class State:
+    """Where the run is: what a checkpoint holds, and all that it holds. `enter` begins a phase."""
+
+    learner: Learner
+    scores: dict[str, Evaluation]
+    """of a random player and the teacher, then of the offline student"""
+    phase: str = ""
+    """collection, offline or online"""
+    step: int = 0
+    """of the phase: environment steps done over all environments, offline: updates"""
+    rb: ReplayBuffer | None = None
+    games: Games | None = None
+    act_rng: np.random.Generator | None = None
+    sample_rng: np.random.Generator | None = None
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=10))
+    """of the student's latest training games"""
+    metrics: Array | None = None
+    """of the latest update"""
+    best: Evaluation | None = None
+    """of the student's online evaluations"""
 
 
-def warm_up(learner: Learner, rb: ReplayBuffer, args: Args, *num_updates: int) -> None:
-    """Compile what so many updates on batches from `rb` need, on a copy of the state: SPS must not count it."""
-    for number in {*num_updates} - {0}:
-        copy = Learner(jax.tree.map(jnp.copy, learner.q_state), learner.learn, learner.teacher_params)
-        copy.sync(args.tau)
-        jax.block_until_ready(copy.update(rb, np.zeros((number, args.batch_size), np.int64), 0.0, 0.0))
+def enter(state: State, phase: str, args: Args, buffer_device: jax.Device) -> None:
+    """Begin a phase: other games, random states and, online, an empty buffer. Weights and Adam's moments stay."""
+    online = phase == "online"
+    state.phase, state.step, state.metrics = phase, 0, None
+    if state.games is not None:
+        state.games.close()
+    state.games = None if phase == "offline" else Games(args, 5 if online else 0, args.num_envs)
+    if online or state.rb is None:
+        state.rb = None  # one buffer goes before the next comes
+        size = args.buffer_size if online else args.teacher_steps
+        state.rb = ReplayBuffer(size, args.num_envs, args.n_step, args.gamma, buffer_device)
+    # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
+    state.act_rng, state.sample_rng = (np.random.default_rng([args.seed, i]) for i in ((3, 4) if online else (1, 2)))
+    if online:
+        state.learner.sync(tau=1.0)  # the target network starts level
 
 
-def evaluate_teacher(evaluate_policy: Callable[..., Evaluation], act: Act, source: str, args: Args) -> dict[str, Evaluation]:
-    """Scores of a random player and of the teacher. Raises `BadInput` for a teacher that is no better."""
-    with working(f"evaluating the teacher and a random player, {args.teacher_eval_episodes} games each"):
-        random = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=1.0)
-        teacher = evaluate_policy(act, episodes=args.teacher_eval_episodes, epsilon=args.eval_epsilon)
-    if teacher.mean <= random.mean:
-        result = f"plays no better than random ({teacher} against {random})"
-        raise BadInput("--teacher-policy-hf-repo", source, result)
-    return {"random": random, "teacher": teacher}
-
-
-def collect(
-    act: Callable[[Array], Array],
-    device: jax.Device,
-    args: Args,
-    rb: ReplayBuffer,
-    tracker: Tracker,
-    checkpoints: Checkpoints,
-) -> None:
+def collect(state: State, args: Args, run: Run) -> None:
     """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
-    act_rng = np.random.default_rng([args.seed, 1])
-    checkpoints.keep(rb=rb, act_rng=act_rng)
-    (steps_done,) = checkpoints.begin("collection", 0)
-    envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
-    num_actions = int(envs.single_action_space.n)
-    tracker.phase("teacher's data", args.teacher_steps, first=steps_done)
-    for step in range(steps_done, args.teacher_steps, args.num_envs):
-        obs = jax.device_put(next_obs, device)
-        epsilon = linear_schedule(args.teacher_start_e, args.teacher_end_e, args.teacher_steps, step)
-        actions = fire(epsilon_greedy(np.asarray(act(obs)), num_actions, epsilon, act_rng))
-        envs.send(actions)
+    learner, games, rb = state.learner, state.games, state.rb
+    run.begin("teacher's data", args.teacher_steps, state)
+    while state.step < args.teacher_steps:
+        obs = jax.device_put(games.obs, learner.device)
+        epsilon = linear_schedule(args.teacher_start_e, args.teacher_end_e, args.teacher_steps, state.step)
+        greedy = np.asarray(learner.teacher_act(learner.teacher_params, obs))
+        actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
 
-        next_obs, rewards, terminations, truncations, infos = envs.recv()
-        resets, _ = episodes.step(rewards, infos)
-        rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
-        fire.observe(infos)
+        step = games.recv()
+        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
 
-        steps_done = step + args.num_envs
-        tracker.advance(steps_done)
-
-        # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
-        if checkpoints.due(steps_done):
-            rb.cut(jax.device_put(next_obs, device))
-            checkpoints.save(steps_done)
-            envs.close()
-            envs, next_obs, fire, episodes = make_envs(args, 0, steps_done)
-    envs.close()
+        state.step += args.num_envs
+        run.advance(state.step)
+        if run.due(state.step):
+            run.save(state)
 
 
-def train_offline(
-    learner: Learner,
-    args: Args,
-    rb: ReplayBuffer,
-    tracker: Tracker,
-    checkpoints: Checkpoints,
-    evaluate_student: Callable[[int], None],
-) -> None:
+def train_offline(state: State, args: Args, run: Run) -> None:
     """Train on the teacher's buffer: the loop without environments. A step is an update; the distillation stays whole."""
-    sample_rng = np.random.default_rng([args.seed, 2])
-    checkpoints.keep(sample_rng=sample_rng)
-    checkpoints.keep_once(rb=rb)  # written here; the phase's checkpoints refer to it
-    lr_end = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
-    metrics, names = None, tuple(f"charts/offline/{name}" for name in ("loss", "q_loss", "distill_loss", "q_values"))
-    steps_done, metrics = checkpoints.begin("offline", 0, metrics)
-    tracker.phase("offline training", args.offline_steps, "updates", first=steps_done)
-    for step in range(steps_done, args.offline_steps):
-        learning_rate = linear_schedule(args.learning_rate, lr_end, args.offline_steps, step)
-        indices = rb.draw(1, args.batch_size, sample_rng)
+    learner, rb = state.learner, state.rb
+    learner.warm_up(rb, args, 1)
+    lr_start, lr_end, _ = learning_rates(args)
+    run.begin("offline training", args.offline_steps, state, "updates")
+    while state.step < args.offline_steps:
+        if state.step and crossed(state.step - 1, 1, args.offline_eval_frequency):
+            evaluate_student(state, args, run)
+
+        learning_rate = linear_schedule(lr_start, lr_end, args.offline_steps, state.step)
+        indices = rb.draw(1, args.batch_size, state.sample_rng)
         if len(indices):
-            metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient)
-        if crossed(step, 1, args.offline_target_network_frequency):
+            state.metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient)
+        if crossed(state.step, 1, args.offline_target_network_frequency):
             learner.sync(args.tau)
 
-        if crossed(step, 1, OFFLINE_LOG_FREQUENCY):
-            tracker.advance(step + 1)
-            tracker.scalars(read_metrics(metrics, names), step + 1)
-        if args.offline_eval_frequency and crossed(step, 1, args.offline_eval_frequency) and step + 1 < args.offline_steps:
-            evaluate_student(step + 1)
-        if checkpoints.due(step + 1):
-            read_metrics(metrics, names)  # a run that has diverged is not saved
-            checkpoints.save(step + 1, metrics)
-    tracker.advance(args.offline_steps)
-    read_metrics(metrics, names)  # so that no loss goes unseen
-    checkpoints.save(args.offline_steps, metrics)
+        state.step += 1
+        if crossed(state.step - 1, 1, OFFLINE_LOG_FREQUENCY):
+            run.advance(state.step)
+            run.scalars(read_metrics(state.metrics, OFFLINE_METRICS), state.step)
+        if run.due(state.step):
+            read_metrics(state.metrics, OFFLINE_METRICS)  # a run that has diverged is not saved
+            run.save(state)
+    run.advance(state.step)
+    read_metrics(state.metrics, OFFLINE_METRICS)  # so that no loss goes unseen
+    run.save(state)
 
 
-def train_online(
-    learner: Learner,
-    act: Callable[[Any, Array], Array],
-    args: Args,
-    rb: ReplayBuffer,
-    teacher_return: float,
-    random_return: float,
-    tracker: Tracker,
-    checkpoints: Checkpoints,
-    evaluate_student: Callable[[int], None],
-) -> int:
-    """Go on online: the loop of dqn_atari_jax.py, with a distillation that fades as the student nears its teacher.
-
-    Returns the number of steps done.
-    """
-    act_rng, sample_rng = (np.random.default_rng([args.seed, purpose]) for purpose in (3, 4))
-    returns: deque[float] = deque(maxlen=10)
-    checkpoints.keep(rb=rb, act_rng=act_rng, sample_rng=sample_rng, returns=returns)
-    lr_start = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
-    lr_end = lr_start if args.learning_rate_end is None else args.learning_rate_end
-    metrics, names = None, ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
+def train_online(state: State, args: Args, run: Run) -> None:
+    """Go on online: the loop of dqn_atari_jax.py, with a distillation that fades as the student nears its teacher."""
+    learner, games, rb = state.learner, state.games, state.rb
+    learner.warm_up(rb, args, args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency))
+    _, lr_start, lr_end = learning_rates(args)
+    goals = state.scores["teacher"].mean, state.scores["random"].mean
     exploration_steps = args.exploration_fraction * args.total_timesteps
-    steps_done, metrics = checkpoints.begin("online", 0, metrics)
-    envs, next_obs, fire, episodes = make_envs(args, 5, steps_done)
-    num_actions = int(envs.single_action_space.n)
-    tracker.phase("online training", args.total_timesteps, first=steps_done)
-    for global_step in range(steps_done, args.total_timesteps, args.num_envs):
+    run.begin("online training", args.total_timesteps, state)
+    while state.step < args.total_timesteps:
+        if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
+            evaluate_student(state, args, run)
+
         # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
         # replay keeps what was played.
         # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
-        obs = jax.device_put(next_obs, learner.q_state.finite.device)
-        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + global_step)
-        actions = fire(epsilon_greedy(np.asarray(act(learner.q_state.params, obs)), num_actions, epsilon, act_rng))
+        obs = jax.device_put(games.obs, learner.device)
+        epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + state.step)
+        greedy = np.asarray(learner.act(learner.q_state.params, obs))
+        actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
 
-        # Send; the games go on in their threads while the network learns from what is already stored.
-        envs.send(actions)
-        left = fading(returns, teacher_return, random_return, global_step, args.distill_decay_steps)
-        if rb.num_added >= args.learning_starts:
-            num_updates = crossed(global_step, args.num_envs, args.train_frequency)
-            indices = rb.draw(num_updates, args.batch_size, sample_rng)
+        # Learn from what is stored, while the games go on in their threads.
+        left = fading(state.returns, *goals, state.step, args.distill_decay_steps)
+        if state.step >= args.learning_starts:
+            learning_rate = lr_end + (lr_start - lr_end) * left
+            num_updates = crossed(state.step, args.num_envs, args.train_frequency)
+            indices = rb.draw(num_updates, args.batch_size, state.sample_rng)
             if len(indices):
-                learning_rate = lr_end + (lr_start - lr_end) * left
-                metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient * left)
-            if crossed(global_step, args.num_envs, args.target_network_frequency):
+                state.metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient * left)
+            if crossed(state.step, args.num_envs, args.target_network_frequency):
                 learner.sync(args.tau)
 
         # Receive and store. Rewards are learned by their sign and reported raw.
-        next_obs, rewards, terminations, truncations, infos = envs.recv()
-        resets, finished = episodes.step(rewards, infos)
-        rb.add(obs, actions, np.sign(rewards), terminations, truncations, resets)
-        fire.observe(infos)
-        returns.extend(episodic_return for episodic_return, _ in finished)
+        step = games.recv()
+        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        state.returns.extend(episodic_return for episodic_return, _ in step.finished)
 
         # Record. Only here is anything read from the device.
-        steps_done = global_step + args.num_envs
-        tracker.episodes(finished, steps_done)
-        tracker.advance(steps_done)
-        if crossed(global_step, args.num_envs, LOG_FREQUENCY):
-            tracker.scalars({"charts/epsilon": epsilon, "charts/SPS": tracker.rate()}, steps_done)
-            tracker.scalars({"charts/distill_coeff": args.distill_coefficient * left}, steps_done)
-            tracker.scalars(read_metrics(metrics, names), steps_done)
-        due = args.eval_frequency and crossed(global_step, args.num_envs, args.eval_frequency)
-        if due and steps_done < args.total_timesteps:
-            evaluate_student(steps_done)
+        state.step += args.num_envs
+        run.episodes(step.finished, state.step)
+        run.advance(state.step)
+        if crossed(state.step - args.num_envs, args.num_envs, LOG_FREQUENCY):
+            run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
+            run.scalars({"charts/distill_coeff": args.distill_coefficient * left}, state.step)
+            run.scalars(read_metrics(state.metrics, METRICS), state.step)
+        if run.due(state.step):
+            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            run.save(state)
+    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    run.save(state)
 
-        # Checkpoint: all games end and others begin, in this run as in one that is resumed from here.
-        if checkpoints.due(steps_done):
-            read_metrics(metrics, names)  # a run that has diverged is not saved
-            rb.cut(jax.device_put(next_obs, learner.q_state.finite.device))
-            checkpoints.save(steps_done, metrics)
-            envs.close()
-            envs, next_obs, fire, episodes = make_envs(args, 5, steps_done)
-    envs.close()
-    read_metrics(metrics, names)  # so that no loss goes unseen
-    checkpoints.drop("rb")  # it has served
-    checkpoints.save(steps_done, metrics)
-    return steps_done
+
+def evaluate_student(state: State, args: Args, run: Run) -> Evaluation:
+    """Play whole games with the student as it is; log their mean return, and save the weights of the best online one."""
+    policy = player(state.learner.act, state.learner.q_state.params)
+    with run.evaluating(state):
+        result = evaluate(policy, Games(args, EVALUATION, args.eval_episodes), args.seed, args.eval_epsilon)
+        if args.capture_video:
+            film_game(policy, args, run.folder.name, f"{state.phase}-{state.step}")
+    offline = state.phase == "offline"
+    run.scalars({"charts/offline/avg_episodic_return" if offline else "eval/episodic_return": result.mean}, state.step)
+    if not offline and (state.best is None or result.mean > state.best.mean):
+        if args.save_model and args.eval_frequency:
+            save_params(state.learner.q_state.params, run.model_path.with_stem(f"{args.exp_name}-best"))
+        state.best = result
+    return result
+
+
+def evaluate_teacher(act: Act, args: Args, source: str) -> dict[str, Evaluation]:
+    """Scores of a random player and of the teacher. Raises `BadInput` for a teacher that is no better."""
+    episodes, scores = args.teacher_eval_episodes, {}
+    with working(f"evaluating the teacher and a random player, {episodes} games each"):
+        for name, epsilon in (("random", 1.0), ("teacher", args.eval_epsilon)):
+            scores[name] = evaluate(act, Games(args, EVALUATION, episodes), args.seed, epsilon)
+    if scores["teacher"].mean <= scores["random"].mean:
+        result = f"plays no better than random ({scores['teacher']} against {scores['random']})"
+        raise BadInput("--teacher-policy-hf-repo", source, result)
+    return scores
+
+
+def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy."""
+    return lambda obs: np.asarray(act(params, obs))
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -856,108 +914,43 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
-    checkpoints = Checkpoints(args)
-
-    # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
-    q_key = jax.random.key(args.seed)
-
-    bf16 = use_bf16(args, device)
+    for name in ("teacher_steps", "buffer_size"):
+        setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
+    run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
-    num_actions = count_actions(args.env_id)
-    teacher_network, teacher_params, source = load_teacher(args, num_actions)
-    teacher_params = jax.device_put(teacher_params, device)
-    teacher_act = jax.jit(lambda params, obs: greedy_actions(teacher_network.bind(params), obs))
-    evaluate_policy = functools.partial(
-        evaluate, env_id=args.env_id, seed=args.seed, sticky_actions=args.sticky_actions, max_frames=args.eval_max_frames
-    )
-    teacher_player = player(teacher_act, teacher_params)
-    scores: dict[str, Evaluation] = {}
-    best = {"return": -float("inf")}
-    checkpoints.keep(scores=scores, best=best)
-    if not checkpoints.resumed:
-        scores |= evaluate_teacher(evaluate_policy, teacher_player, source, args)
+    teacher_network, teacher_params, source = load_teacher(args, count_actions(args.env_id))
+    learner = Learner(args, teacher_network, teacher_params, device)
+    teacher = player(learner.teacher_act, learner.teacher_params)
+    scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
 
-    for field in ("teacher_steps", "buffer_size"):
-        setattr(args, field, flags.at_least(args, field, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
-
-    q_network = STUDENTS[args.student](num_actions)
-    params = jax.jit(q_network.init)(q_key, np.zeros((1, 4, 84, 84), np.uint8))
-    optimizer = optax.scale_by_adam(eps=args.adam_eps)  # the learning rate is the update's
-    q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
-    q_state = jax.device_put(q_state, device)
-
-    # What is compiled, and warmed up so that compilation does not count in SPS.
-    def loss_fn(params: Any, target_params: Any, batch: Batch, coefficient: Array, teacher_params: Any) -> tuple[Array, ...]:
-        networks = q_network.bind(params), q_network.bind(target_params), teacher_network.bind(teacher_params)
-        return qdagger_loss(*networks, batch, coefficient, args, bf16)
-
-    act = jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs))
-    # XLA runs convolutions inside a loop ten times slower on the CPU.
-    learn = make_learn(loss_fn, optimizer, scan=device.platform != "cpu")
-    learner = Learner(q_state, learn, teacher_params)
-    checkpoints.keep(learner=learner)
-    with working("compiling"):
-        blank = jax.device_put(np.zeros((args.num_envs, 4, 84, 84), np.uint8), device)
-        act(learner.q_state.params, blank), teacher_act(learner.teacher_params, blank)
-        for num_games in (args.eval_episodes, 1):
-            player(act, learner.q_state.params)(np.zeros((num_games, 4, 84, 84), np.uint8))
-
-    about = {"device": described(device), "compiled": True, "bf16": bf16, "threads": num_cores()}
-    about["teacher"] = public_name(source)
-    with start_run(args, protocol(args) | about, checkpoints) as tracker:
-        model_path = tracker.folder / f"{args.exp_name}.cleanrl_model"
-
-        def evaluate_student(step: int, metric: str, film: str) -> Evaluation:
-            student_player = player(act, learner.q_state.params)
-            result = evaluate_policy(student_player, episodes=args.eval_episodes, epsilon=args.eval_epsilon)
-            tracker.scalars({metric: result.mean}, step)
+    state = State(learner, scores)
+    enter(state, run.saved_phase or "collection", args, buffer_device)
+    about = {"device": described(device), "compiled": True, "bf16": learner.bf16}
+    about |= {"threads": num_cores(), "teacher": public_name(source)}
+    with run.started(protocol(args) | about, state):
+        if not run.resumed:
+            run.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
             if args.capture_video:
-                film_game(student_player, args, tracker.folder.name, f"{film}-{step}")
-            return result
+                film_game(teacher, args, run.folder.name, "teacher")
 
-        @tracker.paused
-        def evaluate_offline(step: int) -> Evaluation:
-            return evaluate_student(step, "charts/offline/avg_episodic_return", "offline")
-
-        @tracker.paused
-        def evaluate_online(step: int) -> Evaluation:
-            result = evaluate_student(step, "eval/episodic_return", "online")
-            if args.save_model and args.eval_frequency and result.mean > best["return"]:
-                save_params(learner.q_state.params, model_path.with_stem(f"{args.exp_name}-best"))
-            best["return"] = max(best["return"], result.mean)
-            return result
-
-        if not checkpoints.resumed:
-            tracker.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
-            if args.capture_video:
-                film_game(teacher_player, args, tracker.folder.name, "teacher")
-
-        if checkpoints.at("collection", "offline"):  # a resumed run may be past them
-            rb = ReplayBuffer(args.teacher_steps, args.num_envs, args.n_step, args.gamma, buffer_device)
-            warm_up(learner, rb, args, 1)
-            if checkpoints.at("collection"):
-                collect(functools.partial(teacher_act, learner.teacher_params), device, args, rb, tracker, checkpoints)
-            train_offline(learner, args, rb, tracker, checkpoints, evaluate_offline)
-            scores["offline student"] = evaluate_offline(args.offline_steps)
+        if state.phase == "collection":
+            collect(state, args, run)
+            enter(state, "offline", args, buffer_device)
+        if state.phase == "offline":
+            train_offline(state, args, run)
+            state.scores["offline student"] = evaluate_student(state, args, run)
             if args.save_model:
-                save_params(learner.q_state.params, model_path.with_stem(f"{args.exp_name}-offline"))
-
-            # The phase switch: Adam's moments stay, the target network starts level, one buffer goes before the next comes.
-            checkpoints.drop("rb")
-            del rb
-            learner.sync(tau=1.0)
-        rb = ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device)
-        warm_up(learner, rb, args, args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency))
-        goals = scores["teacher"].mean, scores["random"].mean
-        steps_done = train_online(learner, act, args, rb, *goals, tracker, checkpoints, evaluate_online)
-        scores["online student"] = evaluate_online(steps_done)
+                save_params(learner.q_state.params, run.model_path.with_stem(f"{args.exp_name}-offline"))
+            enter(state, "online", args, buffer_device)
+        train_online(state, args, run)
+        state.scores["online student"] = evaluate_student(state, args, run)
         if args.save_model:
-            save_params(learner.q_state.params, model_path)
-        tracker.finish({"steps": steps_done, "offline_updates": args.offline_steps}, scores)
+            save_params(learner.q_state.params, run.model_path)
+        run.finish({"steps": state.step, "offline_updates": args.offline_steps}, state.scores)
     if args.upload_model:
-        push(tracker.folder, args.hf_entity)
-    return tracker.folder
+        push(run.folder, args.hf_entity)
+    return run.folder
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ class BadInput(Exception):
         super().__init__(" ".join(f"{flag} {value}: {allowed}".split()))
 
 
+class CannotGoOn(Exception):
+    """A run that cannot be resumed through no mistake of the user's: another emulator, say."""
+
+
 class WriteError(OSError):
     """A file that could not be written: a full disk, most often."""
 

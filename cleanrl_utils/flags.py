@@ -22,7 +22,7 @@ import tyro
 import yaml
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput, WriteError
+from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
 from cleanrl_utils.flag_help import grouped
 from cleanrl_utils.record import read_run
 
@@ -60,14 +60,15 @@ Json = Annotated[
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
     """Parse the flags and call `main`; what goes wrong ends the process with one line and a status.
 
-    2: a mistake of the user's (`BadInput`); 1: training diverged, or a file could not be written; 130: Ctrl-C.
+    2: a mistake of the user's (`BadInput`); 130: Ctrl-C; 1: training diverged, a file could not be written, or a run
+    cannot go on.
     """
     try:
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
     except BadInput as error:
         notice(f"error: {error}")
         sys.exit(2)
-    except (FloatingPointError, WriteError) as error:
+    except (FloatingPointError, WriteError, CannotGoOn) as error:
         notice(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ ROOMS = ("ground", "devices", "models", "evals", "run", "report", "benchmark", "
 GROUND = ("errors", "console", "files", "record", "flag_help", "flags", "seeds")
 COMMANDS = ("enjoy", "curves", "huggingface", "zoo")
 LINES = 300
-UNDER_WAY = {"run.checkpoint"}
+UNDER_WAY = {"run.run"}
 """Modules that are longer for now."""
 
 

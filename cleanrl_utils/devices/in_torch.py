@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,6 +65,48 @@ def use_bf16(args: Any, device: torch.device) -> bool:
     if args.bf16 and not has_bf16:
         notice(f"--bf16: this {device.type} device has no fast bfloat16; using float32")
     return args.bf16 and has_bf16
+
+
+def to_device(indices: np.ndarray, device: torch.device) -> Tensor:
+    """Indices on the device, in one copy that the host does not wait for."""
+    host = torch.from_numpy(indices)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def cuda_graph(
+    update: Callable[[Tensor], Tensor], batch_size: int, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> Callable[[Tensor], Tensor]:
+    """`update`, which trains `network` by `optimizer`, as one CUDA graph: called with indices (batch_size,) on the device.
+
+    The warm-up that a capture needs would change weights and Adam's moments, so they are put back in place; moments that
+    the warm-up made are set to zero.
+    """
+
+    def trained() -> list[Tensor]:
+        moments = [value for state in optimizer.state.values() for value in state.values()]
+        return [*network.parameters(), *moments]
+
+    index = torch.zeros(batch_size, dtype=torch.int64, device="cuda")
+    before = {tensor: tensor.detach().clone() for tensor in trained()}  # detached: no node of autograd may outlive this
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            update(index)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        metrics = update(index)
+    with torch.no_grad():
+        for tensor in trained():
+            tensor.copy_(before[tensor]) if tensor in before else tensor.zero_()
+
+    def replay(new_index: Tensor) -> Tensor:
+        index.copy_(new_index, non_blocking=True)
+        graph.replay()
+        return metrics
+
+    return replay
 
 
 def use_onednn(*networks: nn.Module) -> None:

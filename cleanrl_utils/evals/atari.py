@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ale_py
 import gymnasium as gym
@@ -14,15 +14,28 @@ from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl_utils.devices.common import num_cores
-from cleanrl_utils.errors import BadInput
-from cleanrl_utils.evals.play import Act, Evaluation, play
+from cleanrl_utils.errors import BadInput, CannotGoOn
+from cleanrl_utils.evals.history import History
+from cleanrl_utils.evals.play import Act
 from cleanrl_utils.evals.video import Film, Screen, Show
+from cleanrl_utils.record import versions
 from cleanrl_utils.seeds import EVALUATION, env_seeds
 
 gym.register_envs(ale_py)
 
+RESULTS = ("obs", "lives", "frame_numbers", "returns")
+"""What the actions of running games must lead to again."""
+
 MAX_FRAMES = 108_000
 """Raw frames (60 per second, so 30 minutes) after which a game is cut: the field's custom, and Gymnasium's for v4 and v5."""
+
+
+class GameFlags(Protocol):
+    """The flags of a script that choose its games."""
+
+    env_id: str
+    seed: int
+    sticky_actions: float | None
 
 
 def game_settings(env_id: str) -> tuple[str, float]:
@@ -74,76 +87,68 @@ def waits_for_fire(meanings: list[str]) -> bool:
     return len(meanings) >= 3 and meanings[1] == "FIRE"
 
 
-class FireAfterLifeLoss:
-    """Presses FIRE after a lost life in games that wait for it, as the classic wrappers do."""
+class SeededGames:
+    """ale-py's vector environment, in which each game has its own seed: its actions lead to where it is.
 
-    def __init__(self, envs: AtariVectorEnv, infos: dict[str, np.ndarray]) -> None:
-        self.needed = waits_for_fire([action.name for action in envs.ale.get_action_set()])
-        self.lives = infos["lives"]
-        self.lost = np.zeros(envs.num_envs, dtype=bool)
-
-    def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """`actions` (N,), with FIRE where a life was lost in the step before."""
-        return np.where(self.lost, 1, actions) if self.needed else actions
-
-    def observe(self, infos: dict[str, np.ndarray]) -> None:
-        """Take in the infos of a step."""
-        self.lost = infos["lives"] < self.lives
-        self.lives = infos["lives"]
-
-
-class Episodes:
-    """Whole games of N environments: when they are reset, and their raw returns and lengths.
-
-    A game's end is not a termination flag (a lost life sets it too): an environment was reset in a step
-    exactly when its `episode_frame_number` fell.
+    So a checkpoint holds the actions of the running games, and `restore` plays them again. The settings are those of
+    `AtariVectorEnv`. Of each environment: `obs` (N, 4, 84, 84) uint8, `lives`, `frame_numbers`, and `returns`, the raw
+    rewards since its game began.
     """
 
-    def __init__(self, infos: dict[str, np.ndarray]) -> None:
-        self.frame_numbers = infos["episode_frame_number"]
-        self.returns = np.zeros(len(self.frame_numbers))
-        self.lengths = np.zeros(len(self.frame_numbers), dtype=np.int64)
+    def __init__(self, args: GameFlags, purpose: int, num_games: int, **settings: Any) -> None:
+        """`purpose` sets the seeds apart."""
+        self.env_id, self.seed, self.purpose = args.env_id, args.seed, purpose
+        game, sticky = game_settings(args.env_id)
+        settings["repeat_action_probability"] = sticky if args.sticky_actions is None else args.sticky_actions
+        self.envs = AtariVectorEnv(game, num_games, num_threads=num_threads(num_games), reward_clipping=False, **settings)
+        self.meanings = [action.name for action in self.envs.ale.get_action_set()]
+        self.history, self.returns = History(num_games), np.zeros(num_games)
+        self._reset(np.ones(num_games, dtype=bool))
 
-    def step(self, rewards: np.ndarray, infos: dict[str, np.ndarray]) -> tuple[np.ndarray, list[tuple[float, int]]]:
-        """Take in a step: `resets` (N,) bool, and (undiscounted raw return, steps) of each game that ended."""
-        resets = infos["episode_frame_number"] < self.frame_numbers
-        self.frame_numbers = infos["episode_frame_number"]
-        finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(resets)]
-        self.returns = np.where(resets, 0, self.returns + rewards)
-        self.lengths = np.where(resets, 0, self.lengths + 1)
-        return resets, finished
+    def send(self, actions: np.ndarray) -> None:
+        """Send actions (N,) int64 to the games, which go on in threads."""
+        self.history.add(actions)
+        self.envs.send(actions)
 
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Wait for the step that was sent: rewards, terminations, truncations, (N,) each."""
+        self.obs, rewards, terminations, truncations, infos = self.envs.recv()
+        self.lives, self.frame_numbers = infos["lives"], infos["episode_frame_number"]
+        self.returns = self.returns + rewards
+        return rewards, terminations, truncations
 
-# --- Evaluation ---
+    def begin(self, resets: np.ndarray) -> None:
+        """Begin the games in `resets` (N,) bool once more, since autoreset does not know their seeds."""
+        self.history.begin(resets)
+        self._reset(resets)
 
+    def _reset(self, mask: np.ndarray) -> None:
+        """Reset the games in `mask` (N,) bool; the others stay as they are."""
+        seeds = env_seeds(self.seed, self.purpose, self.history.numbers)[mask]
+        self.obs, infos = self.envs.reset(seed=seeds, options={"reset_mask": mask})
+        self.lives, self.frame_numbers = infos["lives"], infos["episode_frame_number"]
+        self.returns = np.where(mask, 0, self.returns)
 
-def evaluate(
-    act: Act,
-    env_id: str,
-    episodes: int,
-    seed: int,
-    epsilon: float,
-    sticky_actions: float | None = None,
-    max_frames: int = MAX_FRAMES,
-) -> Evaluation:
-    """Play one whole game in each of `episodes` environments, epsilon-greedily, as `play` does.
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds: the actions of the running games, and what they led to."""
+        return {name: getattr(self, name) for name in RESULTS} | {"history": self.history.saved()}
 
-    `act` maps observations (E, 4, 84, 84) uint8 to actions (E,). A lost life ends nothing; FIRE as in training.
-    A game is cut `max_frames` raw frames after its reset; `sticky_actions` None takes the id's value.
-    """
-    game, sticky = game_settings(env_id)
-    envs = AtariVectorEnv(
-        game,
-        episodes,
-        num_threads=num_threads(episodes),
-        max_num_frames_per_episode=max_frames,
-        repeat_action_probability=sticky if sticky_actions is None else sticky_actions,
-        reward_clipping=False,
-    )
-    obs, infos = envs.reset(seed=env_seeds(seed, EVALUATION, 0, episodes))
-    result = play(act, envs, obs, seed, epsilon, fire=FireAfterLifeLoss(envs, infos))
-    envs.close()
-    return result
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Play the running games again. Raises `CannotGoOn` if that leads to something else."""
+
+        def step(actions: np.ndarray) -> None:
+            self.envs.send(actions)
+            self.recv()
+
+        self.history.restore(saved["history"])
+        self.history.play_again(self._reset, step)
+        if not all(np.array_equal(getattr(self, name), saved[name]) for name in RESULTS):
+            made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
+            raise CannotGoOn(f"--resume: {self.env_id} does not come back to what the checkpoint saw, here with {made_with}")
+
+    def close(self) -> None:
+        """End the games and their threads."""
+        self.envs.close()
 
 
 def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
@@ -172,7 +177,7 @@ def show_game(act: Act, args: Any, show: Show) -> float:
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, EVALUATION, 0])
     needs_fire = waits_for_fire(env.unwrapped.get_action_meanings())
-    obs, info = env.reset(seed=int(env_seeds(args.seed, EVALUATION, 0, 1)[0]))
+    obs, info = env.reset(seed=int(env_seeds(args.seed, EVALUATION, np.zeros(1, dtype=int))[0]))
     press_fire, done = needs_fire, False
     while not done:
         action = rng.integers(env.action_space.n) if rng.random() < args.eval_epsilon else act(obs[None])[0]

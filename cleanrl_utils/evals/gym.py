@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from cleanrl_utils.errors import BadInput, first_line
-from cleanrl_utils.evals.play import Act, Evaluation, play
+from cleanrl_utils.evals.history import History
+from cleanrl_utils.evals.play import Act, evaluate
 from cleanrl_utils.evals.video import Film, Screen, Show
 from cleanrl_utils.seeds import EVALUATION, env_seeds
 
@@ -90,19 +92,83 @@ def protocol(args: Any) -> dict[str, Any]:
     return {"evaluation": f"{args.eval_episodes} whole episodes, epsilon {args.eval_epsilon}, {cut}"}
 
 
-def finished_episodes(infos: dict[str, Any]) -> list[tuple[float, int]]:
-    """(Return, length in steps) of each episode that ended in a step, from Gymnasium's `RecordEpisodeStatistics`."""
-    ended = np.flatnonzero(infos.get("_episode", ()))
-    return [(float(infos["episode"]["r"][i]), int(infos["episode"]["l"][i])) for i in ended]
+class Step(NamedTuple):
+    """What a step brought, (N,) each."""
+
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    resets: np.ndarray
+    """the step ignored its action and began a new episode: no transition starts there"""
+    finished: list[tuple[float, int]]
+    """return and length in steps of each episode that ended in this step"""
 
 
-def evaluate(act: Act, args: Any) -> Evaluation:
-    """Play `--eval-episodes` whole episodes at `--eval-epsilon`, side by side, with seeds of their own."""
-    envs = gym.vector.SyncVectorEnv([lambda: vector_env(args)] * args.eval_episodes)
-    obs, _ = envs.reset(seed=env_seeds(args.seed, EVALUATION, 0, args.eval_episodes).tolist())
-    result = play(act, envs, obs, args.seed, args.eval_epsilon, args.eval_max_steps)
-    envs.close()
-    return result
+class Episodes:
+    """N environments with vectors for observations, side by side in one process.
+
+    `obs` (N, D) float32 is what is seen now. The step after an episode's end is its reset (NEXT_STEP autoreset), so that
+    an episode's last observation is seen. Each episode has its own seed: where the environment draws from nothing else, its
+    actions lead to where it is, and a checkpoint holds these.
+    """
+
+    def __init__(self, args: Any, purpose: int, num_games: int, make: Callable[[], gym.Env] | None = None) -> None:
+        """`purpose` sets the seeds apart; `make` replaces `vector_env(args)`."""
+        self.seed, self.purpose, self.num_games = args.seed, purpose, num_games
+        self.envs = gym.vector.SyncVectorEnv([make or (lambda: vector_env(args))] * num_games)
+        self.num_actions = int(self.envs.single_action_space.n)
+        self.history = History(num_games)
+        self.returns, self.ended = np.zeros(num_games), np.zeros(num_games, dtype=bool)
+        self.cut_at: np.ndarray | None = None  # what was seen last, where `restore` had to begin new episodes
+        self._reset(np.ones(num_games, dtype=bool))
+
+    def send(self, actions: np.ndarray) -> np.ndarray:
+        """Take the actions (N,) of the next step; returns them."""
+        self.actions = actions
+        return actions
+
+    def recv(self) -> Step:
+        """Do the step; `obs` is what is seen after it."""
+        resets = self.ended
+        self.history.add(self.actions)
+        rewards, terminations, truncations = self._step(self.actions)
+        finished = [(float(self.returns[i]), int(self.history.lengths[i])) for i in np.flatnonzero(self.ended)]
+        if resets.any() and self.purpose != EVALUATION:
+            self.history.begin(resets)
+            self._reset(resets)  # once more, with the seed of its own that autoreset does not know
+        return Step(rewards, terminations, truncations, resets, finished)
+
+    def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self.obs, rewards, terminations, truncations, _ = self.envs.step(actions)
+        self.returns, self.ended = self.returns + rewards, terminations | truncations
+        return rewards, terminations, truncations
+
+    def _reset(self, mask: np.ndarray) -> None:
+        """Begin the episodes in `mask` (N,) bool; the others stay as they are."""
+        seeds = env_seeds(self.seed, self.purpose, self.history.numbers)
+        self.obs, _ = self.envs.reset(seed=seeds.tolist(), options={"reset_mask": mask})
+        self.returns, self.ended = np.where(mask, 0, self.returns), self.ended & ~mask
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds: the actions of the running episodes, and what they led to."""
+        return {name: getattr(self, name) for name in ("ended", "obs", "returns")} | {"history": self.history.saved()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Play the running episodes again. Where that leads to something else, begin new ones and set `cut_at`."""
+        self.history.restore(saved["history"])
+        if self.history.whole:
+            self.history.play_again(self._reset, self._step)
+        came_back = (
+            np.array_equal(getattr(self, name), saved[name], equal_nan=True) for name in ("ended", "obs", "returns")
+        )
+        if not (self.history.whole and all(came_back)):
+            self.cut_at, everywhere = saved["obs"], np.ones(self.num_games, dtype=bool)
+            self.history.begin(everywhere)
+            self._reset(everywhere)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.envs.close()
 
 
 def film_episode(act: Act, args: Any, run_name: str, name: str) -> None:
@@ -115,8 +181,5 @@ def show_episode(act: Act, args: Any, show: Show) -> float:
     """Play the evaluation's first episode again and show it; returns its return."""
     env = vector_env(args, render_mode="rgb_array")
     screen = Screen(env, show, fps=env.metadata.get("render_fps", 30))
-    envs = gym.vector.SyncVectorEnv([lambda: screen], autoreset_mode=gym.vector.AutoresetMode.DISABLED)
-    obs, _ = envs.reset(seed=env_seeds(args.seed, EVALUATION, 0, 1).tolist())
-    play(act, envs, obs, args.seed, args.eval_epsilon, args.eval_max_steps)
-    envs.close()
+    evaluate(act, Episodes(args, EVALUATION, 1, lambda: screen), args.seed, args.eval_epsilon, args.eval_max_steps)
     return screen.score

@@ -6,9 +6,8 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
-import gymnasium as gym
 import numpy as np
 
 from cleanrl_utils.errors import BadInput
@@ -42,39 +41,53 @@ class Evaluation:
         return f"{self.mean:.2f} +- {self.std:.2f}"
 
 
-def play(
-    act: Act,
-    envs: gym.vector.VectorEnv,
-    obs: np.ndarray,
-    seed: int,
-    epsilon: float,
-    max_steps: float = math.inf,
-    fire: Any = None,
-) -> Evaluation:
-    """Play one whole game in each environment, epsilon-greedily, from the observations `obs` (E, ...) of a reset.
+class Step(Protocol):
+    """What a step brought, (E,) each."""
+
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+
+
+class Games(Protocol):
+    """E games, or episodes of another environment, side by side."""
+
+    obs: np.ndarray
+    num_games: int
+    num_actions: int
+
+    def send(self, actions: np.ndarray) -> np.ndarray:
+        """Send actions (E,); returns those that are played."""
+
+    def recv(self) -> Step:
+        """What the step brought; `obs` is now what is seen after it."""
+
+    def close(self) -> None:
+        """End the games."""
+
+
+def evaluate(act: Act, games: Games, seed: int, epsilon: float, max_steps: float = math.inf) -> Evaluation:
+    """Play one whole game in each of `games`, epsilon-greedily, and close them.
 
     Taking the first games that finish would favour short ones. The random state belongs to the game, and is the
-    evaluation's own: the training's stays untouched. A game is cut after `max_steps`. `fire` may override actions, as
-    `atari.FireAfterLifeLoss` does.
+    evaluation's own: the training's stays untouched. A game is cut after `max_steps`.
     """
-    rngs = [np.random.default_rng([seed, EVALUATION, game]) for game in range(envs.num_envs)]
-    num_actions = int(envs.single_action_space.n)
-    returns, clipped, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
-    running, cut = np.ones(envs.num_envs, dtype=bool), np.zeros(envs.num_envs, dtype=bool)
+    rngs = [np.random.default_rng([seed, EVALUATION, game]) for game in range(games.num_games)]
+    returns, clipped, lengths = np.zeros(len(rngs)), np.zeros(len(rngs)), np.zeros(len(rngs), dtype=np.int64)
+    running, cut = np.ones(len(rngs), dtype=bool), np.zeros(len(rngs), dtype=bool)
 
     while running.any():
         explore = np.array([rng.random() for rng in rngs]) < epsilon
-        random_actions = np.array([rng.integers(num_actions) for rng in rngs])
-        actions = np.where(explore, random_actions, act(obs) if epsilon < 1 else 0)
-        obs, rewards, terminations, truncations, infos = envs.step(actions if fire is None else fire(actions))
-        if fire is not None:
-            fire.observe(infos)
-        returns += rewards * running
-        clipped += np.sign(rewards) * running
+        random_actions = np.array([rng.integers(games.num_actions) for rng in rngs])
+        games.send(np.where(explore, random_actions, act(games.obs) if epsilon < 1 else 0))
+        step = games.recv()
+        returns += step.rewards * running
+        clipped += np.sign(step.rewards) * running
         lengths += running
-        truncations = truncations | (lengths >= max_steps)
-        cut |= running & truncations & ~terminations
-        running &= ~(terminations | truncations)
+        truncations = step.truncations | (lengths >= max_steps)
+        cut |= running & truncations & ~step.terminations
+        running &= ~(step.terminations | truncations)
+    games.close()
     return Evaluation(returns.tolist(), lengths.tolist(), int(cut.sum()), clipped.tolist())
 
 

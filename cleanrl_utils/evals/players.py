@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput
-from cleanrl_utils.evals.play import Act, Evaluation, require_video
+from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
 from cleanrl_utils.evals.video import Show
 from cleanrl_utils.flags import checked
 from cleanrl_utils.models.files import FQI_FILES, SUFFIX, hidden_units
 from cleanrl_utils.models.source import explained, fetch, fetch_optional, public_name
 from cleanrl_utils.record import read_run
+from cleanrl_utils.seeds import EVALUATION
 
 SCRIPTS = tuple(sorted(path.stem for path in Path(__file__).parents[2].joinpath("cleanrl").glob("[a-z]*.py")))
 """The scripts by name. They are imported by name, when an agent of theirs is to be played."""
@@ -58,15 +59,12 @@ class Player:
     def evaluate(self, episodes: int, epsilon: float | None, seed: int) -> Evaluation:
         """Play whole episodes by the run's protocol, as its own evaluations do."""
         args = self.settings(episodes, epsilon, seed)
-        if not self.is_atari:
-            from cleanrl_utils.evals import gym  # noqa: PLC0415 - as above
+        if self.is_atari:
+            games = importlib.import_module(f"cleanrl.{self.script}").Games(args, EVALUATION, episodes)
+            return evaluate(self.act, games, seed, args.eval_epsilon)
+        from cleanrl_utils.evals import gym  # noqa: PLC0415 - as above
 
-            return gym.evaluate(self.act, args)
-        from cleanrl_utils.evals import atari  # noqa: PLC0415 - as above
-
-        return atari.evaluate(
-            self.act, args.env_id, episodes, seed, args.eval_epsilon, args.sticky_actions, args.eval_max_frames
-        )
+        return evaluate(self.act, gym.Episodes(args, EVALUATION, episodes), seed, args.eval_epsilon, args.eval_max_steps)
 
     def show(self, show: Show, epsilon: float | None, seed: int) -> float:
         """Play one episode picture by picture; returns its score."""

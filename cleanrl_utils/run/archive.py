@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import zstandard
 
+from cleanrl_utils.errors import CannotGoOn
 from cleanrl_utils.evals.play import Evaluation
 
 PIECE = 1 << 24
@@ -53,8 +54,8 @@ def write(file: BinaryIO, tree: Mapping[str, Any]) -> None:
 def pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     """`value` as JSON holds it; arrays (NumPy, torch, JAX) go to `arrays` by name.
 
-    Of an object with a list `KEPT`, those attributes; of a module, its state; of an optimizer, what it keeps of each
-    weight; of a generator, its random state.
+    Of a dataclass, its fields; of an object with a list `KEPT`, those attributes; of one with a method `saved`, what that
+    returns; of a module, its state; of an optimizer, what it keeps of each weight; of a generator, its random state.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -62,8 +63,12 @@ def pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
         return value.item()
     if isinstance(value, Evaluation):
         return {"evaluation": dataclasses.asdict(value)}
-    if isinstance(value, np.random.Generator):
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, np.random.Generator):
         value = value.bit_generator.state
+    elif hasattr(value, "saved"):
+        value = value.saved()
     elif hasattr(value, "KEPT"):
         value = {attribute: getattr(value, attribute) for attribute in value.KEPT}
     elif hasattr(value, "param_groups"):
@@ -133,14 +138,20 @@ class Archive:
         """
         try:
             return self._fill(like, saved)
-        except ArchiveError:
+        except (ArchiveError, CannotGoOn):
             raise
         except Exception as error:
             raise ArchiveError(f"does not fit this run ({type(error).__name__}: {error})") from None
 
     def _fill(self, like: Any, saved: Any) -> Any:  # one case per kind of object, as in `pack`
-        if isinstance(like, np.random.Generator):
+        if isinstance(like, Evaluation):
+            return self._plain(saved)
+        if dataclasses.is_dataclass(like):
+            self._fill_dataclass(like, saved)
+        elif isinstance(like, np.random.Generator):
             like.bit_generator.state = saved
+        elif hasattr(like, "saved"):
+            like.restore(self._plain(saved))
         elif hasattr(like, "KEPT"):
             for attribute in like.KEPT:
                 setattr(like, attribute, self._fill(getattr(like, attribute), saved[attribute]))
@@ -164,12 +175,24 @@ class Archive:
             return self._plain(saved)
         return like
 
+    def _fill_dataclass(self, like: Any, saved: dict[str, Any]) -> None:
+        """All fields, by name: none may be missing, and none unknown."""
+        fields = {field.name for field in dataclasses.fields(like)}
+        if missing := fields - saved.keys():
+            raise ArchiveError(f"lacks {', '.join(sorted(missing))}, which a state of this script has")
+        if unknown := saved.keys() - fields:
+            raise ArchiveError(f"holds {', '.join(sorted(unknown))}, which no state of this script has")
+        for name in sorted(fields):
+            setattr(like, name, self._fill(getattr(like, name), saved[name]))
+
     def _plain(self, saved: Any) -> Any:
         """A packed value that nothing says the kind of: as it is in JSON, but for arrays (NumPy) and evaluations."""
         if isinstance(saved, dict) and saved.keys() == {"evaluation"}:
             return Evaluation(**saved["evaluation"])
         if isinstance(saved, dict) and saved.keys() == {"array", "dtype", "shape"}:
             return self._read(saved)
+        if isinstance(saved, dict):
+            return {name: self._plain(item) for name, item in saved.items()}
         return saved
 
     def _fill_array(self, like: Any, saved: Any) -> Any:

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -22,6 +22,28 @@ from cleanrl_utils.errors import BadInput, WriteError, first_line
 from cleanrl_utils.record import EVENT_FILE, event_files, short
 
 
+class Sink(Protocol):
+    """Where scalars go."""
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log all metrics at `step`."""
+
+    def flush(self) -> None:
+        """Have what was logged on the disk."""
+
+    def close(self, results: Mapping[str, object]) -> None:
+        """End the log with the run's results; they are empty where it did not come to its end."""
+
+
+class TrackFlags(Protocol):
+    """The flags that Weights & Biases reads."""
+
+    exp_name: str
+    env_id: str
+    wandb_project_name: str
+    wandb_entity: str | None
+
+
 class TensorBoard:
     """Scalars in an event file, written without torch or tensorflow, and without the host's name in its name."""
 
@@ -33,7 +55,7 @@ class TensorBoard:
         if not files:
             self._write(Event(wall_time=time.time(), summary=layout()))
 
-    def scalars(self, metrics: dict[str, float], step: int) -> None:
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Write all metrics at `step`, to be seen at once. Raises `WriteError`."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
@@ -50,7 +72,7 @@ class TensorBoard:
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
 
-    def close(self, results: dict[str, Any]) -> None:
+    def close(self, results: Mapping[str, object]) -> None:
         """Nothing is open, and the results are in config.json."""
 
 
@@ -93,7 +115,7 @@ def layout() -> Summary:
 class WeightsAndBiases:
     """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account. Nothing that fails there stops a run."""
 
-    def __init__(self, args: Any, run_name: str, config: dict[str, Any]) -> None:
+    def __init__(self, args: TrackFlags, run_name: str, config: Mapping[str, object]) -> None:
         import wandb  # noqa: PLC0415 - slow to import, and needed under --track only
 
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "15")  # seconds; else a run whose server is down never ends
@@ -119,7 +141,7 @@ class WeightsAndBiases:
         self.run.define_metric("*", step_metric="global_step")
         self.run.define_metric("charts/offline/*", step_metric="offline_step")
 
-    def scalars(self, metrics: dict[str, float], step: int) -> None:
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Log all metrics at `step` of their own clock."""
         clock = "offline_step" if next(iter(metrics)).startswith("charts/offline/") else "global_step"
         self._try(lambda: self.run.log({**metrics, clock: step}))
@@ -135,13 +157,13 @@ class WeightsAndBiases:
     def flush(self) -> None:
         """W&B keeps what it has not sent yet in files of its own."""
 
-    def close(self, results: dict[str, Any]) -> None:
+    def close(self, results: Mapping[str, object]) -> None:
         """Store the results in the run's summary and finish."""
         self._send_films()
         self._try(lambda: self.run.summary.update(results))
         self._try(lambda: self.run.finish(exit_code=0 if results else 1))  # 1: it has not come to its end
 
-    def _try(self, report: Callable[[], Any]) -> None:
+    def _try(self, report: Callable[[], object]) -> None:
         """Report, unless W&B has failed before: training goes on without it."""
         if self.run is None:
             return
@@ -158,7 +180,7 @@ class WeightsAndBiases:
             logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)  # else debug.log grows with each line shown
 
 
-def tags(config: dict[str, Any]) -> list[str]:
+def tags(config: Mapping[str, object]) -> list[str]:
     """Tags of a run on Weights & Biases: those of WANDB_TAGS, its script, and its commit (`+`: with changes of its own)."""
     named = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
     commit = config.get("commit")

@@ -1,0 +1,95 @@
+"""The running games as the actions that led to them: what a checkpoint keeps of environments that cannot be copied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+SHOW_AFTER = 2.0
+"""Seconds of playing again after which a progress bar is shown."""
+LIMIT = 1_000_000
+"""Actions of one game that are kept."""
+
+
+class History:
+    """The number of the game that each of N environments plays, and all actions sent to it since that game began.
+
+    `limit`: actions of one game that are kept; where a game is longer, the games cannot be played again.
+    """
+
+    def __init__(self, num_envs: int, limit: int = LIMIT) -> None:
+        self.numbers = np.zeros(num_envs, dtype=np.int64)
+        self.limit = limit
+        self.actions = np.zeros((256, num_envs), dtype=np.int32)  # one row per vector step; grows
+        self.end = 0
+        self.begins = np.zeros(num_envs, dtype=np.int64)  # the row with the first action of each game
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Actions (N,) sent to each game since it began."""
+        return self.end - self.begins
+
+    @property
+    def whole(self) -> bool:
+        """Whether all actions of all running games are kept."""
+        return int(self.lengths.max()) <= self.limit
+
+    def add(self, actions: np.ndarray) -> None:
+        """Note the actions (N,) that are sent in a step."""
+        if self.end == len(self.actions):
+            self._make_room()
+        self.actions[self.end] = actions
+        self.end += 1
+
+    def begin(self, resets: np.ndarray) -> None:
+        """Note that new games begin where `resets` (N,) bool is set."""
+        self.numbers += resets
+        self.begins = np.where(resets, self.end, self.begins)
+
+    def _make_room(self) -> None:
+        """Drop the rows that no running game needs; double the space where that is not enough."""
+        first = max(int(self.begins.min()), self.end - self.limit)
+        kept = self.actions[first : self.end]
+        if len(kept) > len(self.actions) // 2:
+            self.actions = np.zeros((2 * len(self.actions), len(self.numbers)), dtype=np.int32)
+        self.actions[: len(kept)] = kept
+        self.begins, self.end = self.begins - first, len(kept)
+
+    def saved(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds: the games' numbers and lengths, and their last actions (L, N)."""
+        longest = min(int(self.lengths.max()), self.limit)
+        return {
+            "numbers": self.numbers,
+            "lengths": self.lengths,
+            "actions": self.actions[self.end - longest : self.end].copy(),
+        }
+
+    def restore(self, saved: dict[str, np.ndarray]) -> None:
+        """Take over what `saved` returned."""
+        self.numbers, self.actions, self.end = saved["numbers"], saved["actions"], len(saved["actions"])
+        self.begins = self.end - saved["lengths"]
+        self._make_room()
+
+    def play_again(self, reset: Callable[[np.ndarray], None], step: Callable[[np.ndarray], None]) -> None:
+        """Bring new environments to where the running games are.
+
+        `reset(mask)` begins the games of the environments in `mask`; `step(actions)` sends actions (N,) to all. An
+        environment whose game is shorter than the longest steps along, unseen, until its own game begins.
+        """
+        longest = int(self.lengths.max())
+        rows = self.actions[self.end - longest : self.end]
+        started = time.monotonic()
+        with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+            task = None
+            for row in range(longest + 1):
+                if (begin := self.lengths == longest - row).any():
+                    reset(begin)
+                if row < longest:
+                    step(np.where(self.lengths >= longest - row, rows[row], 0))
+                if row % 256 == 255 and time.monotonic() - started > SHOW_AFTER:
+                    task = bar.add_task("playing the running games again", total=longest) if task is None else task
+                    bar.update(task, completed=row, refresh=True)

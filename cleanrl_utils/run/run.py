@@ -1,0 +1,332 @@
+"""One training run: its folder and config.json, its signals, and how it ends. It owns a tracker and the checkpoints.
+
+A script uses it like this:
+
+    run = Run(args, Checkpoints(args))          # finds the checkpoint of --resume, before anything slow begins
+    state = State(...)
+    with run.started(protocol, state):          # under --resume, `state` is now what it was
+        run.begin("training", args.total_timesteps, state)
+        while state.step < args.total_timesteps:
+            ...                                 # at the end of each step:
+            if run.due(state.step):
+                run.save(state)                 # after a signal, this ends the process
+        run.finish(results, scores)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from cleanrl_utils.console import notice
+from cleanrl_utils.errors import BadInput, WriteError
+from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.files import file_name, make_folder, replacing, sync_folder, write_json
+from cleanrl_utils.flags import command_line, script_path
+from cleanrl_utils.record import commit, event_files, hardware, versions
+from cleanrl_utils.run.checkpoint import Checkpoints, State, place
+from cleanrl_utils.run.sinks import Sink, TensorBoard, WeightsAndBiases
+from cleanrl_utils.run.tracker import Tracker
+
+STOPPING = b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class RunFlags(Protocol):
+    """The flags of a script that name a run and say where it reports."""
+
+    exp_name: str
+    env_id: str
+    seed: int
+    track: bool
+    wandb_project_name: str
+    wandb_entity: str | None
+
+
+class Interrupted(SystemExit):
+    """A signal came during an evaluation, which is left at once."""
+
+
+class Run:
+    """One training run. Without `checkpoints` it keeps nothing, and leaves signals alone."""
+
+    def __init__(self, args: RunFlags, checkpoints: Checkpoints | None = None) -> None:
+        """Under `--resume`, open the run's latest whole checkpoint.
+
+        Raises `BadInput` where there is none, or where the run is still going.
+        """
+        self.args, self.checkpoints = args, checkpoints
+        self.config: dict[str, object] = {}
+        self.began = time.time()
+        self.signal: int | None = None
+        self.settled = True  # nothing has been done since the last checkpoint
+        self.in_evaluation = False
+        self.previous_handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+        self.unlock: Callable[[], object] = lambda: None
+        if checkpoints is not None and checkpoints.resumed:
+            self.folder = Path(checkpoints.flags.resume or "")
+            self._lock()
+            checkpoints.open_latest(self.folder)
+        else:
+            self.folder = new_folder(args)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return self.checkpoints is not None and self.checkpoints.resumed
+
+    @property
+    def saved_phase(self) -> str | None:
+        """The phase in which a resumed run was stopped; None for a run that begins."""
+        saved = self.checkpoints and self.checkpoints.saved
+        return saved.tree["phase"] if saved else None
+
+    # --- Its beginning and its end ---
+
+    @contextlib.contextmanager
+    def started(self, protocol: Mapping[str, object], state: State | None = None) -> Iterator[None]:
+        """Make the run folder `runs/{env_id}__{exp_name}__{seed}__{time}`, or restore `state` and go on in that of the run.
+
+        To be entered when all input has been accepted. `protocol` says what the run's scores mean: config.json holds it.
+        Raises `WriteError` where there can be no folder, and `BadInput` where the checkpoint does not fit.
+        """
+        made_with = {"versions": versions(), "commit": commit(), "hardware": hardware()}
+        if self.resumed:
+            self._go_on(dict(protocol), made_with, state)
+        else:
+            self._begin(dict(protocol), made_with)
+        self.model_path = self.folder / f"{self.args.exp_name}.cleanrl_model"
+        try:
+            with self._signals():
+                yield
+        except BaseException as error:
+            self._record_failure(error)
+        finally:
+            self.tracker.close({})
+            self.unlock()
+
+    def _begin(self, protocol: dict[str, object], made_with: dict[str, object]) -> None:
+        """Make the folder of a run that begins."""
+        script = script_path(type(self.args))
+        if self.checkpoints is not None:
+            self.checkpoints.changes(protocol | flat(made_with))
+        self.config = {"status": "running", "script": script.stem, "flags": dataclasses.asdict(self.args)}
+        self.config |= {"protocol": protocol, "command": [script.name, *command_line(self.args)]} | made_with
+        sinks = self._other_sinks()  # before the folder is made, since it may refuse
+        make_folder(self.folder, anew=True)
+        self._open(sinks)
+
+    def _go_on(self, protocol: dict[str, object], made_with: dict[str, object], state: State) -> None:
+        """Restore the state, then take from the logs what the run logged after its checkpoint: it will be logged again."""
+        changed = self.checkpoints.changes(protocol | flat(made_with))
+        require_same(changed, self.checkpoints.flags.resume_anyway, self.folder)
+        self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        self.config.pop("error", None)
+        resumed = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "changed": [*changed.values()]}
+        self.config |= {"status": "running", "resumed": [*self.config.get("resumed", []), resumed]}
+        lengths = self.checkpoints.saved.tree["event_files"]
+        self.began = time.time() - self.checkpoints.restore(state)
+        cut_event_files(self.folder, lengths)
+        self._open(self._other_sinks())
+
+    def _open(self, sinks: list[Sink]) -> None:
+        """Write config.json and the script as it runs, and open the logs."""
+        script = script_path(type(self.args))
+        write_json(self.folder / "config.json", self.config)
+        with replacing(self.folder / script.name) as file:
+            file.write(script.read_bytes())
+        self.tracker = Tracker(self.folder, [TensorBoard(self.folder), *sinks])
+        if self.checkpoints is not None:
+            self.checkpoints.begin(self.folder)
+            if not self.resumed:
+                self._lock()
+        sync_folder(self.folder)
+
+    def _other_sinks(self) -> list[Sink]:
+        """Weights & Biases, if asked for."""
+        if not self.args.track:
+            return []
+        sink = WeightsAndBiases(self.args, self.folder.name, self.config)
+        self.config["wandb_run"] = sink.run.id
+        return [sink]
+
+    def finish(self, results: Mapping[str, object], scores: Mapping[str, Evaluation]) -> None:
+        """Mark the run complete, with its results and scores, remove its checkpoints and show the scores."""
+        results = {**results, "wall_time": round(time.time() - self.began, 1)}
+        self.tracker.close({**results, **{f"score/{name}": score.mean for name, score in scores.items()}})
+        self.config |= {"status": "complete"} | results
+        self.config["evaluations"] = {name: dataclasses.asdict(score) for name, score in scores.items()}
+        write_json(self.folder / "config.json", self.config)
+        if self.checkpoints is not None:
+            self.checkpoints.finish()
+        self.tracker.show(scores)
+
+    def _record_failure(self, error: BaseException) -> None:
+        """Say in config.json how a run ended that did not come to `finish`; raises the error again."""
+        if self.config.get("status") != "running":
+            raise error
+        done = max(self.tracker.done, self.checkpoints.last_step if self.checkpoints else 0)
+        where = f"{self.tracker.name}, {done:,} steps done" if self.tracker.name else "before its first step"
+        status = "stopped" if isinstance(error, SystemExit | KeyboardInterrupt) else "failed"
+        self.config |= {"status": status, "error": f"{type(error).__name__}: {error} ({where})"}
+        with contextlib.suppress(WriteError):  # the reason may be that nothing can be written
+            write_json(self.folder / "config.json", self.config)
+        again = self.checkpoints.where() if self.checkpoints else ""
+        if again:
+            notice(f"{status} in {where}; to go on from {again}: --resume {self.folder}")
+        if isinstance(error, FloatingPointError):
+            kept = "" if again else f"; the flags of {self.folder / 'config.json'} lead there again"
+            raise FloatingPointError(f"{error} ({where}{kept})") from None
+        raise error
+
+    def withdraw(self, reason: str) -> None:
+        """Say, here and in config.json, that a resumed run will not end with the weights of the run left alone."""
+        notice(f"--resume: {reason}; the weights will not be those of the run left alone")
+        self.config["resumed"][-1]["changed"].append(reason)
+        write_json(self.folder / "config.json", self.config)
+
+    # --- What a loop calls ---
+
+    def begin(self, name: str, total: int, state: State | None = None, unit: str = "steps") -> None:
+        """Begin a loop: a progress bar, the clock of `rate`, and a checkpoint of `state`, at whose step it begins."""
+        self.tracker.begin(name, total, unit, state.step if state else 0)
+        if state is not None:
+            self.save(state)
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar."""
+        self.tracker.advance(step)
+
+    def rate(self) -> float:
+        """Steps per second of this loop, without evaluations."""
+        return self.tracker.rate()
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics at `step`."""
+        self.tracker.scalars(metrics, step)
+
+    def episodes(self, finished: list[tuple[float, int]], step: int) -> None:
+        """Log the returns and lengths of games that ended at `step`."""
+        self.tracker.episodes(finished, step)
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due at the end of `step`: its period is over, or a signal has come."""
+        self.settled = False
+        period_is_over = self.checkpoints is not None and self.checkpoints.due(step)
+        return period_is_over or self.signal is not None
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint, unless they are off or this one is written. After a signal, end the process with 128 + it."""
+        if self.checkpoints is not None and self.checkpoints.on and self.checkpoints.latest != place(state):
+            self.checkpoints.save(state, time.time() - self.began, self.tracker.flush())
+        self.settled = True
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
+    @contextlib.contextmanager
+    def evaluating(self, state: State) -> Iterator[None]:
+        """Stop the clock of `rate` meanwhile. After a signal, save `state` and end the process at once.
+
+        What is inside must not change `state`: a run that is resumed from there evaluates again.
+        """
+        if self.signal is not None:
+            self.save(state)
+        self.in_evaluation = True
+        try:
+            with self.tracker.paused():
+                yield
+        except Interrupted:
+            self.in_evaluation = False
+            self.save(state)
+        finally:
+            self.in_evaluation = False
+
+    # --- Signals ---
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT meanwhile, if there are checkpoints to write."""
+        if self.checkpoints is not None:
+            with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
+                self.previous_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            self._restore_handlers()
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._restore_handlers()  # so that a second one stops at once
+        self.signal = number
+        if self.settled or not self.checkpoints.on:
+            raise SystemExit(128 + number)
+        os.write(2, STOPPING)  # `print` may not be entered twice
+        if self.in_evaluation:
+            raise Interrupted(128 + number)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self.previous_handlers.items():
+            signal.signal(number, handler)
+        self.previous_handlers = {}
+
+    def _lock(self) -> None:
+        """Hold the run folder for this process, where the system can. Raises `BadInput` if another one has it."""
+        try:
+            import fcntl  # noqa: PLC0415 - not on every system
+        except ImportError:
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        self.unlock = weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.unlock()
+            raise BadInput("--resume", self.folder, "is still running, in another process") from None
+        except OSError:  # a file system without locks
+            return
+
+
+def new_folder(args: RunFlags) -> Path:
+    """The folder of a run that begins now; it is not made yet."""
+    now = int(time.time())
+    name = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__"
+    while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
+        now += 1
+    return Path("runs") / f"{name}{now}"
+
+
+def flat(made_with: dict[str, object]) -> dict[str, object]:
+    """Versions, hardware and commit on one level."""
+    return {**made_with["versions"], "hardware": made_with["hardware"], "commit": made_with["commit"]}
+
+
+def require_same(changed: Mapping[str, str], anyway: bool, folder: Path) -> None:
+    """Raise `BadInput` where the weights would not be those of the run left alone, unless `--resume-anyway` is given."""
+    for name in {"commit", "hardware"} & changed.keys():
+        notice(f"--resume: {changed[name]}: weights may differ from those of the run left alone")
+    text = ", ".join(line for name, line in changed.items() if name not in ("commit", "hardware"))
+    if text and not anyway:
+        raise BadInput("--resume", folder, f"{text}: the same weights cannot be promised; --resume-anyway goes on")
+    if text:
+        notice(f"--resume-anyway: {text}; the weights will not be those of the run left alone")
+
+
+def cut_event_files(folder: Path, lengths: Mapping[str, int]) -> None:
+    """Cut the event files to what they held when the checkpoint was written."""
+    for path in event_files(folder):
+        try:
+            if path.name not in lengths:
+                path.unlink()
+            elif path.stat().st_size > lengths[path.name]:
+                os.truncate(path, lengths[path.name])
+        except OSError as error:
+            raise WriteError(path, error) from None
