@@ -88,14 +88,14 @@ def test_a_folder_that_is_not_writable_is_an_error_in_one_line(tmp_path):
 
 def be_nobody(script) -> None:
     """Root may write everywhere; another user may not be able to import, so become one when all is imported."""
-    start_run = script.start_run
+    started = script.Run.started
 
-    def start_as_nobody(*args):
+    def start_as_nobody(*about):
         if os.getuid() == 0:
             os.setuid(65534)
-        return start_run(*args)
+        return started(*about)
 
-    script.start_run = start_as_nobody
+    script.Run.started = start_as_nobody
 
 
 def test_a_file_in_place_of_the_folder_of_runs_is_an_error_in_one_line():
