@@ -90,26 +90,33 @@ def left_alone(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def pong_left_alone(tmp_path_factory) -> dict:
+    """What the run of dqn_atari on Pong, with which files are damaged, comes to."""
+    folder, before = tmp_path_factory.mktemp("pong"), Path.cwd()
+    os.chdir(folder)
+    assert children.run(children.dqn_atari, *ATARI)[0] == 0
+    os.chdir(before)
+    return outcome(next((folder / "runs").iterdir()))
+
+
 def draws(name: str, rng: np.random.Generator) -> list[tuple[str, int, signal.Signals]]:
     """Where, at which time of being there, and by what a run is interrupted: once in each phase, and twice elsewhere."""
     phases = RUNS[name][1]
-    places = [(phase, steps) for phase, steps in phases.items()]
     others = [("writing", (1, 40)), ("logging", (1, 4)), ("flushing", (1, 7)), ("evaluation", (1, 20)), ("between", (1, 2))]
-    places += [others[i] for i in rng.choice(len(others), 2, replace=False)]
+    places = [*phases.items(), *(others[i] for i in rng.choice(len(others), 2, replace=False))]
     sent = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], len(places))
-    return [
-        (place, int(rng.integers(*steps)), signal.Signals(number))
-        for (place, steps), number in zip(places, sent, strict=True)
-    ]
+    numbers = [int(rng.integers(*steps)) for _, steps in places]
+    return [(place, number, signal.Signals(by)) for (place, _), number, by in zip(places, numbers, sent, strict=True)]
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_interrupted_at_random_moments_ends_as_the_run_left_alone(name, left_alone):
-    """By a kill, SIGTERM or Ctrl-C: in each phase, between phases, in evaluations, while a checkpoint or a log is written."""
+def end_as_left_alone(name: str, once: bool, left_alone) -> None:
+    """Interrupt a run, once or again and again, and compare."""
     script, flags = getattr(children, name), RUNS[name][0]
     seed = random.SystemRandom().randrange(2**32)
-    done = []
-    for place, number, sent in draws(name, np.random.default_rng(seed)):
+    rng, done = np.random.default_rng(seed), []
+    moments = draws(name, rng)
+    for place, number, sent in [moments[rng.integers(len(moments))]] if once else moments:
         status, errors = children.run(script, *flags, before=children.receive, args=(place, number, sent))
         done.append((place, number, sent, status))
         if status == 0:  # it did not come there so often
@@ -123,8 +130,32 @@ def test_a_run_interrupted_at_random_moments_ends_as_the_run_left_alone(name, le
     assert differing(outcome(the_run()), left_alone(name)) == [], (seed, done)
 
 
-@pytest.mark.parametrize("name", ["dqn_atari", "dqn_atari_jax", "dqn", "qdagger_dqn_atari_impalacnn"])
-@pytest.mark.parametrize("period", ["0", "130", "by time", "every step"])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_interrupted_at_a_random_moment_ends_as_the_run_left_alone(name, left_alone):
+    """By a kill, SIGTERM or Ctrl-C: in a phase, between phases, in an evaluation, while a checkpoint or a log is written."""
+    end_as_left_alone(name, True, left_alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_interrupted_again_and_again_ends_as_the_run_left_alone(name, left_alone):
+    """In each phase, and twice elsewhere."""
+    end_as_left_alone(name, False, left_alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "period"),
+    [
+        ("dqn", "0"),
+        ("dqn_atari", "0"),
+        ("dqn_atari_jax", "every step"),  # arrays whose memory updates take over have to be read in between
+        pytest.param("dqn_atari", "130", marks=pytest.mark.slow),
+        pytest.param("dqn_atari", "by time", marks=pytest.mark.slow),
+        pytest.param("dqn_jax", "every step", marks=pytest.mark.slow),
+        pytest.param("qdagger_dqn_atari_impalacnn", "0", marks=pytest.mark.slow),
+        pytest.param("qdagger_dqn_atari_jax_impalacnn", "every step", marks=pytest.mark.slow),
+    ],
+)
 def test_checkpoints_change_nothing(name, period, left_alone):
     """The run left alone writes one every 40 steps."""
     flags = [*RUNS[name][0], "--checkpoint-frequency", period if period.isdigit() else "None"]
@@ -144,6 +175,7 @@ def test_games_end_in_the_runs_that_are_interrupted_here(left_alone):
     assert "charts/episodic_return" in left_alone("dqn")
 
 
+@pytest.mark.slow
 def test_the_returns_that_the_coefficient_needs_go_on_too():
     """In games that end at every step, or the distillation would be whole for all of a short run."""
     script, flags = children.qdagger_dqn_atari_impalacnn, [*BOTH, "--offline-steps", "10", "--total-timesteps", "160"]
@@ -237,10 +269,20 @@ def test_a_signal_without_checkpoints_closes_the_logs():
 # --- What is refused ---
 
 
-@pytest.fixture
-def stopped() -> Path:
-    """A run of dqn_atari that was killed behind its second checkpoint."""
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory) -> Path:
+    """The folder `runs` of a run of dqn_atari that was killed behind its fourth checkpoint."""
+    folder, before = tmp_path_factory.mktemp("stopped"), Path.cwd()
+    os.chdir(folder)
     children.run(children.dqn_atari, *ATARI, before=children.die, args=("training", 65))
+    os.chdir(before)
+    return folder / "runs"
+
+
+@pytest.fixture
+def stopped(stopped_once) -> Path:
+    """A copy of it."""
+    shutil.copytree(stopped_once, "runs")
     return the_run()
 
 
@@ -326,15 +368,17 @@ def empty(_: bytes) -> bytes:
     return b""
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(stopped, left_alone, damage):
+@pytest.mark.parametrize(
+    "damage", [flip, pytest.param(truncate, marks=pytest.mark.slow), pytest.param(empty, marks=pytest.mark.slow)]
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(stopped, pong_left_alone, damage):
     *_, before, newest = sorted((stopped / "checkpoints").iterdir())
     newest.write_bytes(damage(newest.read_bytes()))
     status, errors = children.run(children.dqn_atari, "--resume", str(stopped))
     assert status == 0, errors
     assert f"{newest.name} is damaged" in errors
     assert f"going on from {before.name}" in errors
-    assert differing(outcome(stopped), left_alone("dqn_atari")) == []
+    assert differing(outcome(stopped), pong_left_alone) == []
 
 
 def test_without_a_whole_checkpoint_nothing_is_changed(stopped, refused):
