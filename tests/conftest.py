@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -18,10 +19,20 @@ import torch
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
 from cleanrl_utils import config, curves, models
+from tests import children
 
-COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles the same again; removed at exit
-jax.config.update("jax_compilation_cache_dir", COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Each run compiles the same again, so what JAX compiles is kept. The first process makes the folder and removes it at its
+# exit; those that it starts (pytest's workers, scripts) find it in their environment. A limit makes JAX lock the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+for name, value in (("JAX_COMPILATION_CACHE_MAX_SIZE", 2**32), ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1)):
+    os.environ[name] = str(value)
+    jax.config.update(name.lower(), value)
+
+# What `before` of a run may be stands in test modules, which import this one, and that takes longer than many a run.
+children.FORKS.set_forkserver_preload(["tests.children", "tests.conftest"])
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, also by what tests start
 
