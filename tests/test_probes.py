@@ -13,6 +13,8 @@ from cleanrl import dqn, dqn_jax, fqi
 from cleanrl_utils import models
 from tests.conftest import TINY_DQN, TINY_FQI
 
+SHORT_DQN = [*TINY_DQN, "--total-timesteps", "700"]
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium on environments that are odd on purpose
 
 
@@ -22,7 +24,7 @@ def learned(train):
 
     def learn(agent: ModuleType, probe: str, obs: list[list[float]], *flags: str) -> np.ndarray:
         folder = train(
-            agent, "--env-id", f"tests.probes:{probe}-v0", *(TINY_FQI if agent is fqi else TINY_DQN), *flags, "--save-model"
+            agent, "--env-id", f"tests.probes:{probe}-v0", *(TINY_FQI if agent is fqi else SHORT_DQN), *flags, "--save-model"
         )
         seen = np.array(obs, dtype=np.float32)
         if agent is fqi:
