@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -21,10 +22,20 @@ from cleanrl_utils.flags import parse, run
 from cleanrl_utils.models.files import load_weights, save_params
 from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.record import read_series
+from tests.support import children
 
-COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")  # each run compiles the same again; removed at exit
-jax.config.update("jax_compilation_cache_dir", COMPILED.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Each run compiles the same again, so what JAX compiles is kept. The first process makes the folder and removes it at its
+# exit; those that it starts (pytest's workers, scripts) find it in their environment. A limit makes JAX lock the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="jax-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+for name, value in (("JAX_COMPILATION_CACHE_MAX_SIZE", 2**32), ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1)):
+    os.environ[name] = str(value)
+    jax.config.update(name.lower(), value)
+
+# What `before` of a run may be stands in test modules, which import this one, and that takes longer than many a run.
+children.FORKS.set_forkserver_preload(["tests.support.children", "tests.conftest"])
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored, also by what tests start
 

@@ -29,7 +29,7 @@ from tests.test_enjoy import cut_at
 COMMANDS = list({(command.language, command.words): command for command in pages.commands()}.values())
 SCRIPTS = {path.stem: importlib.import_module(f"cleanrl.{path.stem}") for path in sorted(ROOT.glob("cleanrl/[a-z]*.py"))}
 TINY = dict.fromkeys([*DQN], TINY_RUN[2:]) | dict.fromkeys(QDAGGER, [*TINY_RUN[2:], *TINY_TEACHER])
-TINY |= dict.fromkeys(VECTOR_DQN, TINY_DQN)
+TINY |= dict.fromkeys(VECTOR_DQN, [*TINY_DQN, "--total-timesteps", "300"])
 TINY[SCRIPTS["fqi"]] = "--n-steps 200 --n-iterations 3 --eval-episodes 1 --eval-max-steps 5".split()
 EXTRAS = tomllib.loads(pages.text_of("pyproject.toml"))["project"]["optional-dependencies"]
 THEIRS = {"--index-url", "--extras", "--strict", "--logdir", "--install", "--xla_gpu_deterministic_ops"}

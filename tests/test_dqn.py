@@ -371,7 +371,7 @@ def test_the_best_evaluated_weights_are_kept_beside_the_last(train, vector_dqn, 
 @pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0"])
 @pytest.mark.parametrize("flags", [[], ["--double-q", "--huber", "--n-step", "3"]])
 def test_nothing_is_lost_to_nan_on(train, vector_dqn, env_id, flags):
-    flags = [*TINY_DQN, "--gamma", "0.99", "--env-id", env_id, *flags]
+    flags = [*TINY_DQN, "--gamma", "0.99", "--env-id", env_id, "--total-timesteps", "700", *flags]
     logged = scalars(train(vector_dqn, *flags, "--save-model"))
     assert all(np.isfinite(value) for series in logged.values() for _, value in series)
 
@@ -413,6 +413,7 @@ def test_an_environment_without_an_end_is_cut_in_evaluation(train, vector_dqn):
     assert (result["lengths"], result["capped"]) == ([40], 1)
 
 
+@pytest.mark.slow
 def test_cartpole_is_learned(train, vector_dqn, monkeypatch):
     """The tutorial's configuration, evaluated more often and stopped when it has learned: in half a minute or less."""
 
@@ -434,6 +435,7 @@ def test_cartpole_is_learned(train, vector_dqn, monkeypatch):
 def test_flappybird_runs_without_a_screen(train, vector_dqn):
     pytest.importorskip("flappy_bird_gymnasium")
     flags = ["--config", str(CONFIGS / "dqn_flappybird.yaml"), *TINY_DQN, "--eval-episodes", "2", "--eval-max-steps", "200"]
+    flags += ["--total-timesteps", "300"]
     run = json.loads((train(vector_dqn, *flags) / "config.json").read_text())
     assert run["flags"]["env_kwargs"] == {"use_lidar": False, "score_limit": 100}
     assert len(run["evaluations"]["agent"]["returns"]) == 2
@@ -441,7 +443,9 @@ def test_flappybird_runs_without_a_screen(train, vector_dqn):
 
 def test_a_video_is_a_whole_episode(train, agent):
     pytest.importorskip("imageio_ffmpeg")
-    flags = TINY_DQN if agent in (dqn, dqn_jax) else ["--n-steps", "100", "--regressor", "linear"]
+    flags = (
+        [*TINY_DQN, "--total-timesteps", "200"] if agent in (dqn, dqn_jax) else ["--n-steps", "100", "--regressor", "linear"]
+    )
     folder = train(agent, *flags, "--capture-video", "--eval-max-steps", "500")
     videos = list(Path("videos", folder.name).glob("*.mp4"))
     assert videos

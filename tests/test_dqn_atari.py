@@ -25,14 +25,14 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> li
 
 
 def test_a_run_leaves_model_config_and_metrics(train, dqn):
-    folder = train(dqn, *TINY_RUN, "--total-timesteps", "4000", "--train-frequency", "32", "--save-model")
+    folder = train(dqn, *TINY_RUN, "--total-timesteps", "2000", "--train-frequency", "100", "--save-model")
     name = dqn.Args().exp_name
     assert folder.parent == Path("runs")
     assert folder.name.startswith(f"PongNoFrameskip-v4__{name}__1__")
 
     run = json.loads((folder / "config.json").read_text())
     assert run["status"] == "complete"
-    assert run["steps"] == 4000
+    assert run["steps"] == 2000
     assert run["flags"]["env_id"] == "PongNoFrameskip-v4"
     assert run["versions"]["jax" if "jax" in name else "torch"] in (jax.__version__, torch.__version__)
     assert len(run["evaluations"]["agent"]["returns"]) == 1
@@ -44,15 +44,16 @@ def test_a_run_leaves_model_config_and_metrics(train, dqn):
 
     logged = scalars(folder)
     assert set(logged) == pages.metrics("docs/rl-algorithms/dqn.md")
-    assert [step for step, _ in logged["charts/SPS"]] == [1000, 2000, 3000, 4000]
-    # The exploration fraction is 0.1 of 4000 steps; the value logged at 1000 is that of the step before.
+    assert [step for step, _ in logged["charts/SPS"]] == [1000, 2000]
+    # The exploration fraction is 0.1 of 2000 steps; the value logged at 1000 is that of the step before.
     assert logged["charts/epsilon"][0][1] == pytest.approx(0.01)
     assert all(-21 <= value <= 21 for _, value in logged["charts/episodic_return"])
 
 
 def test_both_frameworks_play_the_same_games_at_random(train):
     """Same seed, same exploration, same environments: what is played before learning does not depend on the framework."""
-    flags = "--total-timesteps 2600 --learning-starts 100000 --start-e 1 --end-e 1".split()
+    flags = "--env-id BreakoutNoFrameskip-v4 --total-timesteps 800".split()  # whose first games are lost at once
+    flags += "--learning-starts 100000 --start-e 1 --end-e 1".split()
     games = [scalars(train(script, *TINY_RUN, *flags))["charts/episodic_return"] for script in (dqn_atari, dqn_atari_jax)]
     assert games[0] == games[1] != []
 
@@ -66,7 +67,7 @@ def test_same_seed_gives_identical_weights_and_another_seed_does_not(train, dqn)
     assert not all(equal(first, other))
 
 
-@pytest.mark.parametrize(("num_envs", "sync_period", "num_syncs"), [(1, 100, 10), (6, 100, 10), (64, 30, 16)])
+@pytest.mark.parametrize(("num_envs", "sync_period", "num_syncs"), [(1, 50, 10), (6, 50, 10), (16, 7, 32)])
 def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, dqn, monkeypatch, num_envs, sync_period, num_syncs):
     syncs, sync = [], dqn.sync
     updates = watch_updates(monkeypatch, dqn, id)
@@ -76,11 +77,11 @@ def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, dqn, mon
         return sync(*args)
 
     monkeypatch.setattr(dqn, "sync", counted)
-    flags = ["--num-envs", str(num_envs), "--total-timesteps", "1280", "--learning-starts", "256", "--batch-size", "2"]
-    train(dqn, *TINY_RUN, *flags, "--buffer-size", "2000", "--target-network-frequency", str(sync_period))
-    first, last = (-(-steps // num_envs) * num_envs for steps in (256, 1280))  # in whole vector steps
+    flags = ["--num-envs", str(num_envs), "--total-timesteps", "640", "--learning-starts", "128", "--batch-size", "2"]
+    train(dqn, *TINY_RUN, *flags, "--buffer-size", "1000", "--target-network-frequency", str(sync_period))
+    first, last = (-(-steps // num_envs) * num_envs for steps in (128, 640))  # in whole vector steps
     assert len(updates) == last // 4 - first // 4
-    # Multiples of 100 in (256, 1280]: 300 .. 1200. Of 30 there are two in each step of 64 games: one sync each.
+    # Multiples of 50 in (128, 640]: 150 .. 600. Of 7 there are two in each step of 16 games: one sync each.
     assert len([sync for sync in syncs if sync]) == num_syncs, "and those without an update before them are the warm-up's"
 
 
@@ -220,7 +221,7 @@ def test_protocol_flags_run(train, dqn, flags):
 
 
 @needs_compiler
-@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 1e-2)])
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), pytest.param(True, 1e-2, marks=pytest.mark.slow)])
 def test_compiled_and_plain_updates_have_the_same_losses_on_the_same_batches(cpu, bf16, tolerance):
     def losses(compiled: bool) -> list[float]:
         torch.manual_seed(0)
@@ -243,6 +244,7 @@ def test_compiled_and_plain_updates_have_the_same_losses_on_the_same_batches(cpu
 @needs_compiler
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = ["--total-timesteps", "40", "--learning-starts", "8", "--save-model"]
+    flags += ["--batch-size", "8", "--n-step", "3", "--double-q"]  # as in the test above, so that this compiles nothing new
     folders = [train(dqn_atari, *TINY_RUN, *flags, flag) for flag in ("--no-compile", "--compile")]
     assert [json.loads((folder / "config.json").read_text())["protocol"]["compiled"] for folder in folders] == [False, True]
     plain, compiled = (weights(dqn_atari, folder) for folder in folders)

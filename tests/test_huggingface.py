@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -102,10 +103,20 @@ def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher_in_a_fresh_cache(
     assert f"no folder {REPO} here: asking the Hugging Face Hub" in said
 
 
-@pytest.fixture
-def saved(train) -> Path:
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory) -> Path:
     """A complete run, as short as can be."""
-    return train(dqn, *TINY_DQN, "--total-timesteps", "20", "--save-model")
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("saved"))
+    folder = dqn.main(parse(dqn.Args, [*TINY_DQN, "--total-timesteps", "20", "--save-model"])).absolute()
+    os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def saved(short_run) -> Path:
+    """A copy of it, that a test may spoil."""
+    return Path(shutil.copytree(short_run, Path("runs", short_run.name)))
 
 
 def test_nothing_private_is_in_a_repository(hub, train, tmp_path):

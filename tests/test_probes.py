@@ -13,6 +13,8 @@ from cleanrl import dqn, dqn_jax, fqi
 from cleanrl_utils.models.files import load_into, load_params
 from tests.conftest import TINY_DQN, TINY_FQI
 
+SHORT_DQN = [*TINY_DQN, "--total-timesteps", "700"]
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium on environments that are odd on purpose
 
 
@@ -25,7 +27,7 @@ def learned(train):
             agent,
             "--env-id",
             f"tests.support.probes:{probe}-v0",
-            *(TINY_FQI if agent is fqi else TINY_DQN),
+            *(TINY_FQI if agent is fqi else SHORT_DQN),
             *flags,
             "--save-model",
         )

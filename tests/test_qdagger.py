@@ -25,9 +25,11 @@ from tests.support import pages
 TINY = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", str(TEACHER)]
 
 
-def test_from_teacher_folder_to_saved_students(train, qdagger):
-    flags = "--total-timesteps 1000 --train-frequency 100 --exploration-fraction 1".split()
-    flags += "--offline-steps 200 --offline-eval-frequency 100 --student impala256 --save-model".split()
+def test_from_teacher_folder_to_saved_students(train, qdagger, monkeypatch):
+    monkeypatch.setattr(qdagger, "LOG_FREQUENCY", 100)
+    monkeypatch.setattr(qdagger, "OFFLINE_LOG_FREQUENCY", 10)
+    flags = "--total-timesteps 100 --train-frequency 10 --exploration-fraction 1".split()
+    flags += "--offline-steps 20 --offline-eval-frequency 10 --student impala256 --save-model".split()
     folder = train(qdagger, *TINY, *flags)
 
     run = json.loads((folder / "config.json").read_text())
@@ -45,27 +47,27 @@ def test_from_teacher_folder_to_saved_students(train, qdagger):
     steps = {tag: [step for step, _ in series] for tag, series in logged.items()}
     assert steps == {
         "charts/teacher/avg_episodic_return": [0],
-        "charts/offline/loss": [100, 200],
-        "charts/offline/q_loss": [100, 200],
-        "charts/offline/distill_loss": [100, 200],
-        "charts/offline/q_values": [100, 200],
-        "charts/offline/avg_episodic_return": [100, 200],
-        "charts/epsilon": [1000],
-        "charts/SPS": [1000],
-        "charts/distill_coeff": [1000],
-        "losses/loss": [1000],
-        "losses/td_loss": [1000],
-        "losses/distill_loss": [1000],
-        "losses/q_values": [1000],
-        "eval/episodic_return": [1000],
+        "charts/offline/loss": [10, 20],
+        "charts/offline/q_loss": [10, 20],
+        "charts/offline/distill_loss": [10, 20],
+        "charts/offline/q_values": [10, 20],
+        "charts/offline/avg_episodic_return": [10, 20],
+        "charts/epsilon": [100],
+        "charts/SPS": [100],
+        "charts/distill_coeff": [100],
+        "losses/loss": [100],
+        "losses/td_loss": [100],
+        "losses/distill_loss": [100],
+        "losses/q_values": [100],
+        "eval/episodic_return": [100],
     }
     value = {tag: series[-1][1] for tag, series in logged.items()}
     assert value["losses/loss"] == pytest.approx(
         value["losses/td_loss"] + value["charts/distill_coeff"] * value["losses/distill_loss"], rel=1e-4
     )
     assert value["charts/distill_coeff"] == 1.0
-    # The exploration clock runs on from the 200 offline steps: 200 + 998 is past the 1000 steps of exploration, where
-    # 998 alone would give 0.012.
+    # The exploration clock runs on from the 20 offline steps: 20 + 98 is past the 100 steps of exploration, where
+    # 98 alone would give 0.03.
     assert value["charts/epsilon"] == pytest.approx(0.01, abs=1e-6)
 
 
@@ -82,7 +84,7 @@ def test_offline_training_brings_the_student_to_its_teacher(train, qdagger, monk
 
     @torch.no_grad()
     def loss(learner, rb) -> float:
-        index, student = np.arange(8, 150), in_torch.NatureCNN(6)
+        index, student = np.arange(8, 70), in_torch.NatureCNN(6)
         if qdagger is in_torch:
             student, obs = learner.q_network, rb.sample(torch.from_numpy(index)).obs
         else:
@@ -97,7 +99,8 @@ def test_offline_training_brings_the_student_to_its_teacher(train, qdagger, monk
         losses.append(loss(learner, rb))
 
     monkeypatch.setattr(qdagger, "train_offline", watch)
-    flags = "--offline-steps 400 --teacher-steps 160 --temperature 0.03 --learning-rate 3e-4 --batch-size 32"
+    flags = "--offline-steps 100 --offline-eval-frequency 0 --teacher-steps 80 --temperature 0.03 --learning-rate 3e-4"
+    flags += " --batch-size 32 --total-timesteps 2"
     train(qdagger, *TINY, *flags.split())
     assert losses[1] < 0.5 * losses[0]
 

@@ -28,6 +28,7 @@ def speed():
     return speed
 
 
+@pytest.mark.slow
 def test_a_script_and_a_peer_are_measured_in_turn(speed, monkeypatch, capsys):
     ceilings = {"product, float32": 100.0, "convolution, float32": 200.0, "copy": 10.0}
     monkeypatch.setattr(speed, "help_times", lambda: {"dqn_atari.py": 1.0})

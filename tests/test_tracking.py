@@ -112,7 +112,8 @@ def test_weights_and_biases_sees_the_scalars_offline_without_an_account(tmp_path
     code = f"""
 from cleanrl import {script} as script
 from cleanrl_utils.flags import parse
-script.main(parse(script.Args, {[*TINY_RUN, "--total-timesteps", "1000", "--train-frequency", "100", "--track"]!r}))
+script.LOG_FREQUENCY = 50
+script.main(parse(script.Args, {[*TINY_RUN, "--total-timesteps", "50", "--track"]!r}))
 """
     env = {key: value for key, value in os.environ.items() if "WANDB" not in key}
     env |= {"WANDB_MODE": "offline", "PYTHONPATH": str(Path(dqn.__file__).parents[1])}
@@ -125,7 +126,7 @@ script.main(parse(script.Args, {[*TINY_RUN, "--total-timesteps", "1000", "--trai
 
 def test_curves_draws_the_latest_run(train, capsys):
     pytest.importorskip("matplotlib")
-    train(dqn, *TINY_RUN)
+    train(dqn, *TINY_RUN, "--total-timesteps", "20")
     folder = train(dqn, *TINY_RUN, "--save-model", "--exp-name", "second")
     os.utime(folder / "config.json", (2e9, 2e9))
     picture = curves.main(curves.Args())

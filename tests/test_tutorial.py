@@ -25,7 +25,7 @@ PAGE = pages.text_of(NAME)
 TINY = {
     "docs/tutorial/q_learning.py": "--total-timesteps 2000 --eval-episodes 20".split(),
     "cleanrl/fqi.py": ["--n-steps", "300", "--n-iterations", "4", "--eval-max-steps", "50"],
-    "cleanrl/dqn.py": [*TINY_DQN, "--eval-frequency", "700"],
+    "cleanrl/dqn.py": [*TINY_DQN, "--total-timesteps", "500", "--eval-frequency", "200"],
     "docs/tutorial/plot.py": [],
 }
 

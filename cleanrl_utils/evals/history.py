@@ -54,8 +54,8 @@ class History:
         """Drop the rows that no running game needs; double the space where that is not enough."""
         first = max(int(self.begins.min()), self.end - self.limit)
         kept = self.actions[first : self.end]
-        if len(kept) > len(self.actions) // 2:
-            self.actions = np.zeros((2 * len(self.actions), len(self.numbers)), dtype=np.int32)
+        if len(kept) >= len(self.actions) // 2:  # none of none, where a checkpoint was written before the first step
+            self.actions = np.zeros((max(256, 2 * len(self.actions)), len(self.numbers)), dtype=np.int32)
         self.actions[: len(kept)] = kept
         self.begins, self.end = self.begins - first, len(kept)
 
