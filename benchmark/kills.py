@@ -4,9 +4,9 @@ r"""Is a run that is killed again and again the run that it would have been? Kil
         --learning-starts 200 --buffer-size 1000 --num-envs 2 --checkpoint-frequency 200 --eval-max-frames 400 --save-model
 
 Lets the run with these flags end once. Then starts it, kills it at a moment drawn uniformly from its length, resumes it,
-kills it again, until it comes to its end, and compares models, counters, scores and all that was logged but the rate. Goes on
-with new runs until there were as many kills as asked for. Ends with status 1 if anything differed. `--signal` says what kills:
-SIGKILL, or SIGTERM or SIGINT (Ctrl-C), after which the run writes a checkpoint.
+kills it again, until it comes to its end, and compares models, counters, scores and all that was logged but the rate. Goes
+on with new runs until there were as many kills as asked for. Ends with status 1 if anything differed. `--signal` says what
+kills: SIGKILL, or SIGTERM or SIGINT (Ctrl-C), after which the run writes a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from cleanrl_utils.record import read_series
-
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 

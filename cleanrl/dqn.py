@@ -490,6 +490,7 @@ def main(args: Args) -> Path:
         if state.envs.cut_at is not None:
             run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")
             state.rb.cut(state.envs.cut_at)
+            state.envs.begin_anew()
         train(state, args, run)
         state.envs.close()
         scores = {"agent": evaluate_agent(state, args, run)}

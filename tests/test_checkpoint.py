@@ -204,7 +204,7 @@ def end_games(script, *kill) -> None:
 
 
 def test_an_environment_that_does_not_come_back_is_cut_and_told_and_goes_on_the_same_each_time():
-    """It draws from the global random states, which are saved. The first part of both is one run, which no seed repeats."""
+    """It draws from the global random states, which are saved. The first part of both is one run, which no seed gives."""
     flags = [*VECTORS, "--env-id", "tests.support.probes:Careless-v0"]
     children.run(children.dqn, *flags, before=children.die, args=("training", 950))
     shutil.copytree("runs", "again/runs")
@@ -338,7 +338,7 @@ def test_what_is_no_run_folder_is_refused(refused, content):
 def test_a_run_without_checkpoints_cannot_be_resumed(train, refused, monkeypatch):
     monkeypatch.setattr(dqn_atari, "epsilon_greedy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        train(dqn_atari, *TINY_RUN)
+        train(dqn_atari, *TINY_RUN, "--checkpoint-frequency", "0")
     assert "holds no checkpoint: --checkpoint-frequency was 0" in refused(dqn_atari, "--resume", str(the_run()))
 
 
