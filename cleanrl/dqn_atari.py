@@ -516,6 +516,7 @@ def cuda_graph(
         graph.replay()
         return metrics
 
+    replay.kept = update  # and so all that it holds: the graph knows only the addresses of what it reads and writes
     return replay
 
 
