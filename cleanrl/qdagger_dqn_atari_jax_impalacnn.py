@@ -146,7 +146,7 @@ class Args:
     learning_rate: float = 1e-4
     """learning rate of Adam (paper: 1e-4)"""
     learning_rate_end: float | None = None
-    """online learning rate when the distillation has faded; between, in step with it (paper: 1e-5); default: no decay"""
+    """final online learning rate; decays together with the distillation coefficient (paper: 1e-5); default: no decay"""
     offline_learning_rate_end: float | None = None
     """learning rate at the end of the offline phase, on a line from learning-rate, and at the start of the online one
     (paper: no decay); default: none"""
@@ -169,7 +169,7 @@ class Args:
     exploration_fraction: float = 0.10
     """share of total-timesteps over which epsilon falls from start-e to end-e; the clock starts offline-steps ahead"""
     learning_starts: int = 80_000
-    """transitions in the online buffer before the first online update (paper: 20,000)"""
+    """online environment steps before the first online update (paper: 20,000)"""
     train_frequency: int = 4
     """environment steps per update"""
     n_step: int = 1
