@@ -31,11 +31,14 @@ from cleanrl_utils.run import run as run_
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, scalars
 from tests.support import children
 
-VECTORS = [*TINY_DQN, "--save-model", "--eval-frequency", "500", "--checkpoint-frequency", "300"]
+# Actions are explored and updates are rare, so that each field of a state matters: random states, metrics of the last update.
+OFTEN = ["--end-e", "0.5", "--train-frequency", "16"]
+VECTORS = [*TINY_DQN, *OFTEN, "--save-model", "--eval-frequency", "500", "--checkpoint-frequency", "300"]
 ATARI = [*TINY_RUN, "--save-model", "--total-timesteps", "300", "--eval-frequency", "100", "--checkpoint-frequency", "40"]
-WITH_ENDS = [*ATARI, "--env-id", "BreakoutNoFrameskip-v4", "--total-timesteps", "500"]
+WITH_ENDS = [*ATARI, *OFTEN, "--env-id", "BreakoutNoFrameskip-v4", "--total-timesteps", "500"]
 BOTH = [
     *ATARI,
+    *OFTEN,
     *TINY_TEACHER,
     "--offline-steps",
     "90",
