@@ -18,10 +18,12 @@ import torch
 
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
+from cleanrl_utils.evals.play import Act, Evaluation, evaluate
 from cleanrl_utils.flags import parse, run
 from cleanrl_utils.models.files import load_weights, save_params
 from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.record import read_series
+from cleanrl_utils.seeds import EVALUATION
 from tests.support import children
 
 # Each run compiles the same again, so what JAX compiles is kept. The first process makes the folder and removes it at its
@@ -140,6 +142,12 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Steps and values of every metric that a run logged."""
     found = read_series(folder)
     return {tag: list(zip(steps.tolist(), values.tolist(), strict=True)) for tag, (steps, _, values) in found.items()}
+
+
+def score(act: Act, env_id: str, episodes: int, seed: int, epsilon: float, **flags: Any) -> Evaluation:
+    """Whole Atari games played as the scripts' evaluations play them."""
+    args = dqn_atari.Args(env_id=env_id, seed=seed, **flags)
+    return evaluate(act, dqn_atari.Games(args, EVALUATION, episodes), seed, epsilon)
 
 
 def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Callable[..., Any]) -> list[Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +19,12 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import nn
 
 from cleanrl import dqn, dqn_jax
-from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.evals.gym import Episodes
+from cleanrl_utils.evals.play import Evaluation, evaluate
 from cleanrl_utils.models import files
 from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
 from cleanrl_utils.run.tracker import Tracker
+from cleanrl_utils.seeds import EVALUATION, TRAINING
 from tests.conftest import TINY_DQN, scalars, weights
 from tests.support import pages
 from tests.test_maths import ONLINE, TARGET, TD_LOSSES
@@ -164,22 +165,22 @@ def test_a_ring_that_is_too_small_is_refused():
 def test_transitions_equal_those_of_stable_baselines3(num_envs, n_step):
     """On real episodes, some ended, some cut, with one of its buffers per environment; ours wraps three times."""
     args = dqn.Args(env_kwargs={"max_episode_steps": 14}, num_envs=num_envs)
-    envs, obs = dqn.make_envs(args)
+    envs = Episodes(args, TRAINING, num_envs)
     rb = dqn.ReplayBuffer(50 * num_envs, num_envs, 4, n_step, 0.9)
     space = Box(-np.inf, np.inf, (4,), np.float32)
     oracles = [NStepReplayBuffer(200, space, Discrete(2), n_steps=n_step, gamma=0.9, device="cpu") for _ in range(num_envs)]
-    rng, resets, place = np.random.default_rng(0), np.zeros(num_envs, bool), {}
+    rng, place = np.random.default_rng(0), {}
     ends, cuts = 0, 0
     for t in range(180):
-        actions = rng.integers(2, size=num_envs)
-        next_obs, rewards, terminations, truncations, _ = envs.step(actions)
+        obs, actions = envs.obs, envs.send(rng.integers(2, size=num_envs))
+        rewards, terminations, truncations, resets, _ = envs.recv()
+        next_obs = envs.obs
         rb.add(obs, actions, rewards, terminations, truncations, resets)
         for env in np.flatnonzero(~resets):
             place[t, env] = oracles[env].pos
             # A pole that falls in the last step has fallen: Gymnasium sets both flags, and theirs would see the cut only.
             done, info = terminations[env] or truncations[env], {"TimeLimit.truncated": truncations[env] > terminations[env]}
             oracles[env].add(obs[env], next_obs[env], actions[env], rewards[env], np.array([done]), [info])
-        obs, resets = next_obs, terminations | truncations
         ends, cuts = ends + terminations.sum(), cuts + truncations.sum()
     assert min(ends, cuts) >= 2
 
@@ -302,7 +303,7 @@ def test_twins_have_the_same_loss_and_gradients(double_q, huber):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(vector_dqn, capsys):
     with pytest.raises(SystemExit) as stopped:
-        vector_dqn.config.run(vector_dqn.main, vector_dqn.Args, [*TINY_DQN, "--learning-rate", "1e30"])
+        vector_dqn.flags.run(vector_dqn.main, vector_dqn.Args, [*TINY_DQN, "--learning-rate", "1e30"])
     assert stopped.value.code == 1
     assert "error: a loss was not finite; lower --learning-rate" in capsys.readouterr().err
 
@@ -378,30 +379,34 @@ def test_nothing_is_lost_to_nan_on(train, vector_dqn, env_id, flags):
 
 def test_jax_compiles_nothing_in_training(train, monkeypatch):
     """What is compiled is compiled before the clock of SPS runs."""
-    functions, phase = (dqn_jax.update, dqn_jax.sync, dqn_jax.greedy_actions), Tracker.phase
+    functions, begin = (dqn_jax.update, dqn_jax.sync, dqn_jax.greedy_actions), Tracker.begin
     sizes = []
     monkeypatch.setattr(
-        Tracker, "phase", lambda *args, **rest: (sizes.append([f._cache_size() for f in functions]), phase(*args, **rest))[1]
+        Tracker, "begin", lambda *args: (sizes.append([f._cache_size() for f in functions]), begin(*args))[1]
     )
     train(dqn_jax, *TINY_DQN, "--hidden-units", "7", "--n-step", "2", "--num-envs", "2")
     assert [f._cache_size() for f in functions] == sizes[0]
 
 
-def test_evaluation_is_greedy_over_whole_episodes(vector_dqn):
+def play(num_episodes: int, epsilon: float = dqn.Args.eval_epsilon, max_steps: float = math.inf) -> Evaluation:
+    """Episodes of CartPole by an agent that always pushes left."""
+    episodes = Episodes(dqn.Args(), EVALUATION, num_episodes)
+    return evaluate(lambda obs: np.zeros(len(obs), int), episodes, 1, epsilon, max_steps)
+
+
+def test_evaluation_is_greedy_over_whole_episodes():
     """An agent that always pushes left drops the pole in 8 to 10 steps; one that balances is cut by --eval-max-steps."""
-    args = vector_dqn.Args(eval_episodes=3)
-    left = vector_dqn.evaluate(lambda obs: np.zeros(len(obs), int), args)
+    left = play(3)
     assert all(8 <= length <= 10 for length in left.lengths)
     assert left.returns == left.lengths
     assert left.capped == 0
-    args = vector_dqn.Args(eval_episodes=3, eval_max_steps=5)
-    assert vector_dqn.evaluate(lambda obs: np.zeros(len(obs), int), args).lengths == [5, 5, 5]
-    assert vector_dqn.evaluate(lambda obs: np.zeros(len(obs), int), args).capped == 3
+    assert play(3, max_steps=5).lengths == [5, 5, 5]
+    assert play(3, max_steps=5).capped == 3
 
 
-def test_an_evaluated_return_is_that_of_one_episode(vector_dqn):
+def test_an_evaluated_return_is_that_of_one_episode():
     """Environments whose episode is over play on beside the others; CartPole pays 1 per step, so returns are lengths."""
-    result = vector_dqn.evaluate(lambda obs: np.zeros(len(obs), int), vector_dqn.Args(eval_episodes=6, eval_epsilon=1.0))
+    result = play(6, epsilon=1.0)
     assert max(result.lengths) > min(result.lengths) + 5
     assert result.returns == result.lengths
 
@@ -420,13 +425,12 @@ def test_cartpole_is_learned(train, vector_dqn, monkeypatch):
     class Learned(Exception):
         """Ends the run."""
 
-    def stop_when_learned(policy, args):
-        result = evaluate(policy, args)
+    def stop_when_learned(*given):
+        result = evaluate(*given)
         if result.mean >= 400:
             raise Learned
         return result
 
-    evaluate = vector_dqn.evaluate
     monkeypatch.setattr(vector_dqn, "evaluate", stop_when_learned)
     with pytest.raises(Learned):
         train(vector_dqn, "--config", str(CONFIGS / "dqn_cartpole.yaml"), "--device", "cpu", "--eval-frequency", "1000")
@@ -450,11 +454,3 @@ def test_a_video_is_a_whole_episode(train, agent):
     videos = list(Path("videos", folder.name).glob("*.mp4"))
     assert videos
     assert all(video.stat().st_size > 1000 for video in videos)
-
-
-def test_environments_have_seeds_of_their_own(vector_dqn):
-    envs, obs = vector_dqn.make_envs(vector_dqn.Args(num_envs=4))
-    again, same = vector_dqn.make_envs(vector_dqn.Args(num_envs=4))
-    assert len(np.unique(obs, axis=0)) == 4
-    assert np.array_equal(obs, same)
-    assert isinstance(envs.unwrapped, gym.vector.SyncVectorEnv)

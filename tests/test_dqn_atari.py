@@ -104,13 +104,13 @@ class InTurn:
 
 def test_learning_while_the_environments_step_changes_nothing(train, dqn, monkeypatch):
     overlapped = weights(dqn, train(dqn, *TINY_RUN, "--save-model"))
-    make_envs = dqn.make_envs
 
-    def make_in_turn(*arguments, **keywords):
-        envs, *start = make_envs(*arguments, **keywords)
-        return InTurn(envs), *start
+    class GamesInTurn(dqn.Games):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.envs.envs = InTurn(self.envs.envs)
 
-    monkeypatch.setattr(dqn, "make_envs", make_in_turn)
+    monkeypatch.setattr(dqn, "Games", GamesInTurn)
     assert all(equal(overlapped, weights(dqn, train(dqn, *TINY_RUN, "--save-model"))))
 
 
@@ -200,8 +200,8 @@ def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, dqn, capsys
 def test_the_best_evaluated_weights_are_kept_beside_the_last(train, dqn, monkeypatch):
     scores = iter([1.0, 5.0, 3.0])
 
-    def fake_scores(policy, **protocol):  # the scores are made up; what is kept when is the claim
-        result = evaluate(policy, **protocol)
+    def fake_scores(*given):  # the scores are made up; what is kept when is the claim
+        result = evaluate(*given)
         return dqn.Evaluation([next(scores)], result.lengths, result.capped)
 
     evaluate = dqn.evaluate
