@@ -1,6 +1,7 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
 # make quickstart-jax   the same by the JAX twin
-# make test         every test
+# make test         the tests that a change wants run again and again: all but those marked slow
+# make test-all     every test, as CI runs them: also whole trainings and what else is long by nature
 # make system-deps  what the tests of clusters and of the site need: Slurm and Chromium, from Debian's packages (else they skip)
 # make twin-diff    how much the scripts of the two frameworks have in common
 # make check        lint, lock file, docs: what CI runs after the tests
@@ -9,7 +10,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
 
-.PHONY: quickstart quickstart-jax system-deps test check twin-diff docs lock clean
+.PHONY: quickstart quickstart-jax system-deps test test-all check twin-diff docs lock clean
 
 quickstart: .venv/run
 	@echo 'About 8 minutes on 2 cores with fast bfloat16, 40 without. Evaluation, teacher games, offline and online training.'
@@ -26,9 +27,14 @@ system-deps:
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --no-install-recommends --yes \
 		slurmctld slurmd slurm-client munge chromium
 
-# Two processes of one thread each: on two cores 7 minutes, where one process of two threads takes 11.
+# Two processes of one thread each: on two cores that is faster than one process of two threads.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 test: .venv/dev
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	$(PYTEST) -m 'not slow'
+
+test-all: .venv/dev
+	$(PYTEST)
 
 check: .venv/dev .venv/lint
 	.venv/bin/ruff check .

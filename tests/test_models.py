@@ -78,10 +78,10 @@ def test_other_errors_are_not_hidden():
 
 
 def test_the_teacher_in_the_box_plays_pong():
-    """Three games, against a bar far below the 20 games of its card: this checks the file, not the score."""
+    """A game, against a bar far below the 20 games of its card: this checks the file, not the score."""
     network = NatureCNN(6)
     load_into(network, TEACHER / "dqn_atari.cleanrl_model")
-    scores = score(player(network, torch.device("cpu")), "PongNoFrameskip-v4", 3, seed=11, epsilon=0.01)
+    scores = score(player(network, torch.device("cpu")), "PongNoFrameskip-v4", 1, seed=11, epsilon=0.01)
     assert scores.mean >= 10
     assert {path.name for path in TEACHER.iterdir()} >= {"README.md", "curve.png", "config.json", "dqn_atari.cleanrl_model"}
 

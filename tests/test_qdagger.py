@@ -273,6 +273,7 @@ def test_toy_sizes_run(train, qdagger, capsys):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = [*TINY, "--save-model", "--total-timesteps", "32"]
     folders = [train(in_torch, *flags, flag) for flag in ("--no-compile", "--compile")]

@@ -91,6 +91,7 @@ def brightness(colour: str) -> float:
     return sum(float(part) for part in colour.strip("rgba()").split(",")[:3]) / 3
 
 
+@pytest.mark.slow
 def test_every_page_shows_on_phone_and_desktop_light_and_dark(site, address, tab):
     page, wrong = tab
     pages = sorted(path.parent.relative_to(site).as_posix() for path in site.rglob("index.html"))
