@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 
@@ -41,7 +39,7 @@ def updater(graph: bool, compiled: bool = False):
     loss_fn = lambda batch: dqn.td_loss(q_network, target_network, batch, True, True, False)  # noqa: E731
     update = dqn.make_update(loss_fn, optimizer, filled(device), 32, device, compiled)
     if graph:
-        update = dqn.cuda_graph(update, 32, functools.partial(dqn.learner_state, q_network, optimizer))
+        update = dqn.cuda_graph(update, 32, q_network, optimizer)
     return q_network, update
 
 

@@ -264,11 +264,11 @@ def test_an_update_moves_only_the_value_it_is_about_towards_the_target(vector_dq
 
         params, target_params = ({"params": {"values": jnp.asarray(rows)}} for rows in (ONLINE, target))
         optimizer = optax.sgd(0.1)
-        state = dqn_jax.QState(params, target_params, optimizer.init(params))
+        state = dqn_jax.QState(params, target_params, optimizer.init(params), jnp.ones(()))
         state, metrics = dqn_jax.update(Rows(), optimizer, state, batch, False, False)
         np.testing.assert_allclose(state.params["params"]["values"], moved, atol=1e-6)
         np.testing.assert_allclose(state.target_params["params"]["values"], target)
-    assert metrics.tolist() == pytest.approx([(expected / 2) ** 2, 2.0])
+    assert metrics.tolist()[:2] == pytest.approx([(expected / 2) ** 2, 2.0])
 
 
 @pytest.mark.parametrize(("double_q", "huber"), [(False, False), (True, True)])
