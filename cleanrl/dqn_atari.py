@@ -308,7 +308,7 @@ class ReplayBuffer:
 
     # What a checkpoint holds of it.
     KEPT = ("frames", "actions", "rewards", "terminations", "truncations", "ages", "valid", "age")
-    KEPT += ("head", "num_stored", "num_valid", "num_added")
+    KEPT += ("head", "num_stored", "num_valid")
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -327,7 +327,6 @@ class ReplayBuffer:
         self.window = torch.arange(-3, n_step + 1, device=device)
         self.gammas = gamma ** torch.arange(n_step + 1, device=device, dtype=torch.float32)
         self.head = self.num_stored = self.num_valid = 0
-        self.num_added = 0  # transitions ever added
         self.age = np.zeros(num_envs, dtype=np.uint8)
 
     @staticmethod
@@ -355,7 +354,6 @@ class ReplayBuffer:
             (self.ages, self.age),
         ):
             ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
-        self.num_added += int((~resets).sum())
         self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
         self.valid[self.head] = ~resets
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)

@@ -409,7 +409,7 @@ class ReplayBuffer:
     """
 
     # What a checkpoint holds of it.
-    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid", "num_added")
+    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid")
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -428,7 +428,6 @@ class ReplayBuffer:
 
         self.gamma, self.device = gamma, device
         self.head = self.num_stored = self.num_valid = 0
-        self.num_added = 0  # transitions ever added
         self.age = np.zeros(num_envs, dtype=np.uint8)
 
         # Compiled here, on a row of zeros, so that it does not count in SPS.
@@ -453,7 +452,6 @@ class ReplayBuffer:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
         values = (actions.astype(np.uint8), rewards.astype(np.float32), terminations, truncations, self.age)
         self.rings = store(self.rings, self.head * self.num_envs, jax.device_put(obs, self.device), *values)
-        self.num_added += int((~resets).sum())
         self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
         self.valid[self.head] = ~resets
         self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
