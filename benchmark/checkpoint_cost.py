@@ -44,7 +44,7 @@ def full_buffer(args: Args) -> dqn_atari.ReplayBuffer:
         obs = torch.as_tensor(games.obs)
         actions = games.send(rng.integers(games.num_actions, size=args.num_envs))
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
     games.close()
     return rb
 

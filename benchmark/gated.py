@@ -276,11 +276,12 @@ def filled_buffer(module: ModuleType, flags: Any, rng: np.random.Generator) -> A
     """A full replay buffer of noise, on the device that the flags name."""
     _, device = module.choose_devices(flags)
     rb, none = module.ReplayBuffer(flags.buffer_size, flags.num_envs, 1, 0.99, device), np.zeros(flags.num_envs, bool)
+    step = module.Step(np.zeros(flags.num_envs), none, none, none, finished=[])
     to_device = module.torch.as_tensor if hasattr(module, "torch") else module.jax.device_put
     noise = [rng.integers(256, size=(flags.num_envs, 4, 84, 84), dtype=np.uint8) for _ in range(100)]
     for row in range(rb.num_rows):
         obs = to_device(noise[row % len(noise)], device=device)
-        rb.add(obs, np.zeros(flags.num_envs, np.int64), np.zeros(flags.num_envs), none, none, none)
+        rb.add(obs, np.zeros(flags.num_envs, np.int64), step)
     return rb
 
 
@@ -309,22 +310,12 @@ def synchronize_batch(batch: Any) -> None:
 
 
 def torch_update(module: ModuleType, flags: Any, rb: Any, compiled: bool) -> Callable[[Any], Any]:
-    """The update of a torch script, on networks of its default kinds, made as its `main` makes it."""
-    torch = module.torch
-    device, on_cuda = rb.frames.device, rb.frames.device.type == "cuda"
-    kinds = [module.NatureCNN] * 2 if not hasattr(module, "ImpalaCNN") else [module.ImpalaCNN] * 2 + [module.NatureCNN]
-    networks = [kind(6).to(device, memory_format=torch.channels_last) for kind in kinds]
-    module.use_onednn(*networks)
-    rate, coefficient = torch.tensor(1e-4, device=device), torch.ones((), device=device)
-    optimizer = torch.optim.Adam(networks[0].parameters(), lr=rate, fused=True, capturable=on_cuda)
-
-    def loss_fn(batch: Any) -> Any:
-        if len(networks) == 2:
-            return module.td_loss(*networks, batch, flags.double_q, flags.huber, flags.bf16)
-        return module.qdagger_loss(*networks, batch, coefficient, flags, flags.bf16)
-
-    update = module.make_update(loss_fn, optimizer, rb, flags.batch_size, device, compiled)
-    return module.cuda_graph(update, flags.batch_size, networks[0], optimizer) if flags.cuda_graph else update
+    """The update of a torch script's learner, on networks of its default kinds."""
+    device = rb.frames.device
+    taught = [module.NatureCNN(6).to(device).requires_grad_(False)] if hasattr(module, "ImpalaCNN") else []
+    learner = module.Learner(flags, *taught, device)
+    learner.compiled = compiled  # an IMPALA network would not be, on a CPU
+    return learner.updater(rb, flags)
 
 
 def run_update(gate: Gate, candidate: Candidate, args: Any) -> None:

@@ -3,9 +3,10 @@ r"""Is a run that is killed again and again the run that it would have been? Kil
     python benchmark/kills.py --kills 100 cleanrl/dqn_atari.py --env-id PongNoFrameskip-v4 --total-timesteps 2000 \
         --learning-starts 200 --buffer-size 1000 --num-envs 2 --checkpoint-frequency 200 --eval-max-frames 400 --save-model
 
-Lets the run with these flags end once. Then starts it, kills it (SIGKILL) at a moment drawn uniformly from its length,
-resumes it, kills it again, until it comes to its end, and compares models, counters, scores and all that was logged but the
-rate. Goes on with new runs until there were as many kills as asked for. Ends with status 1 if anything differed.
+Lets the run with these flags end once. Then starts it, kills it at a moment drawn uniformly from its length, resumes it,
+kills it again, until it comes to its end, and compares models, counters, scores and all that was logged but the rate. Goes
+on with new runs until there were as many kills as asked for. Ends with status 1 if anything differed. `--signal` says what
+kills: SIGKILL, or SIGTERM or SIGINT (Ctrl-C), after which the run writes a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from cleanrl_utils.record import read_series
+
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -67,7 +71,9 @@ def latest(folder: Path) -> Path | None:
     return max((folder / "runs").glob("*"), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def killed_until_done(command: list[str], folder: Path, seconds: float, kills: Counter, most: int) -> Path:
+def killed_until_done(
+    command: list[str], folder: Path, seconds: float, kills: Counter, most: int, sent: signal.Signals = signal.SIGKILL
+) -> Path:
     """Run, kill, resume, until the run comes to its end; counts the kills by place. Returns its folder."""
     while True:
         run = latest(folder)
@@ -77,8 +83,12 @@ def killed_until_done(command: list[str], folder: Path, seconds: float, kills: C
         try:
             _, errors = process.communicate(timeout=random.uniform(0, seconds) if kills.total() < most else None)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            process.send_signal(sent)
+            _, errors = process.communicate()
+            if process.returncode == 0:  # it was as good as done
+                return latest(folder)
+            if process.returncode not in (-sent, 128 + sent):
+                raise SystemExit(f"status {process.returncode} after {sent.name}: {errors.decode()}") from None
             kills[where(latest(folder))] += 1
             continue
         if process.returncode:
@@ -90,11 +100,12 @@ def main() -> None:
     """Kill, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="how many, over all runs")
+    parser.add_argument("--signal", choices=SIGNALS, default="kill", help="what kills")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="a training script and its flags")
     arguments = parser.parse_args()
-    if "--checkpoint-frequency" not in arguments.command:
-        parser.error("a training script and its flags are missing, with --checkpoint-frequency and --save-model")
+    if "--save-model" not in arguments.command:
+        parser.error("a training script and its flags are missing, among them --save-model")
     random.seed(arguments.seed)
     command = [str(Path(arguments.command[0]).resolve()), *arguments.command[1:]]
     kills: Counter = Counter()
@@ -105,11 +116,12 @@ def main() -> None:
         runs = wrong = 0
         while kills.total() < arguments.kills:
             with tempfile.TemporaryDirectory() as folder:
-                run = killed_until_done(command, Path(folder), seconds, kills, arguments.kills)
+                run = killed_until_done(command, Path(folder), seconds, kills, arguments.kills, SIGNALS[arguments.signal])
                 different = differing(outcome(run), alone)
             runs, wrong = runs + 1, wrong + bool(different)
             print(f"run {runs}: {kills.total()} kills; differs in: {', '.join(different) or 'nothing'}", flush=True)  # noqa: T201
-    print(f"{kills.total()} kills in {runs} runs of {seconds:.1f} s alone: {dict(kills)}; {wrong} runs differ")  # noqa: T201
+    name = SIGNALS[arguments.signal].name
+    print(f"{kills.total()} {name} in {runs} runs of {seconds:.1f} s alone: {dict(kills)}; {wrong} runs differ")  # noqa: T201
     sys.exit(bool(wrong))
 
 

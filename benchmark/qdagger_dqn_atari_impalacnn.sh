@@ -5,4 +5,4 @@
 set -euo pipefail
 python -m cleanrl_utils.benchmark --num-seeds 3 \
     --env-ids PongNoFrameskip-v4 BeamRiderNoFrameskip-v4 BreakoutNoFrameskip-v4 \
-    --command "python cleanrl/qdagger_dqn_atari_impalacnn.py --save-model --checkpoint-frequency 216000 ${FLAGS:-}" "$@"
+    --command "python cleanrl/qdagger_dqn_atari_impalacnn.py --save-model ${FLAGS:-}" "$@"

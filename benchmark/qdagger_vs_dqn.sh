@@ -6,7 +6,7 @@
 set -euo pipefail
 status=0
 SAME="--device cpu --no-compile --eval-frequency 5000 --eval-episodes 5 --eval-max-frames 27000 --learning-rate 1e-4 \
-    --buffer-size 50000 --learning-starts 1000 --train-frequency 8 --huber --n-step 3 --checkpoint-frequency 216000 --save-model"
+    --buffer-size 50000 --learning-starts 1000 --train-frequency 8 --huber --n-step 3 --save-model"
 python -m cleanrl_utils.benchmark --num-seeds 3 --env-ids PongNoFrameskip-v4 --command "python \
     cleanrl/qdagger_dqn_atari_impalacnn.py $SAME --student nature --teacher-steps 20000 --teacher-start-e 0.5 \
     --offline-steps 8000 --offline-eval-frequency 2000 --temperature 0.03 --start-e 0.01 --total-timesteps 30000 ${FLAGS:-}" "$@" || status=$?

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cleanrl_utils import flags
 from cleanrl_utils.devices.in_torch import be_deterministic, choose_devices, described
-from cleanrl_utils.evals.gym import Episodes, film_episode, protocol, require_vector_env, sizes
+from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, require_vector_env, sizes
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_into, save_weights
@@ -205,22 +205,14 @@ class ReplayBuffer:
         """
         return n_step + 3
 
-    def add(
-        self,
-        obs: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        terminations: np.ndarray,
-        truncations: np.ndarray,
-        resets: np.ndarray,
-    ) -> None:
+    def add(self, obs: np.ndarray, actions: np.ndarray, step: Step) -> None:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
         self.obs[self.head] = obs
         self.actions[self.head] = actions
-        self.rewards[self.head] = rewards
-        self.terminations[self.head] = terminations
-        self.truncations[self.head] = truncations
-        self.valid[self.head] = ~resets
+        self.rewards[self.head] = step.rewards
+        self.terminations[self.head] = step.terminations
+        self.truncations[self.head] = step.truncations
+        self.valid[self.head] = ~step.resets
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
@@ -231,7 +223,7 @@ class ReplayBuffer:
         """
         self.truncations[self.head - 1] |= self.valid[self.head - 1] & ~self.terminations[self.head - 1]
         blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
-        self.add(obs, blank, blank, blank, blank, resets)
+        self.add(obs, blank, Step(blank, blank, blank, resets, []))
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
@@ -415,7 +407,7 @@ def train(state: State, args: Args, run: Run) -> None:
 
         # Step and store. Where the step before ended an episode, this one is a reset.
         step = envs.recv()
-        rb.add(obs, actions, step.rewards, step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step)
 
         # Learn.
         if state.step >= args.learning_starts:
@@ -490,6 +482,7 @@ def main(args: Args) -> Path:
         if state.envs.cut_at is not None:
             run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")
             state.rb.cut(state.envs.cut_at)
+            state.envs.begin_anew()
         train(state, args, run)
         state.envs.close()
         scores = {"agent": evaluate_agent(state, args, run)}

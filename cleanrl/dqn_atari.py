@@ -334,29 +334,21 @@ class ReplayBuffer:
         """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
         return n_step + 4
 
-    def add(
-        self,
-        obs: Tensor,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        terminations: np.ndarray,
-        truncations: np.ndarray,
-        resets: np.ndarray,
-    ) -> None:
+    def add(self, obs: Tensor, actions: np.ndarray, step: Step) -> None:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
         row = slice(self.head * self.num_envs, (self.head + 1) * self.num_envs)
         self.frames[row] = obs[:, -1].reshape(self.num_envs, -1).view(torch.int64)
         for ring, values in (
             (self.actions, actions),
-            (self.rewards, rewards),
-            (self.terminations, terminations),
-            (self.truncations, truncations),
+            (self.rewards, step.rewards),
+            (self.terminations, step.terminations),
+            (self.truncations, step.truncations),
             (self.ages, self.age),
         ):
             ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
-        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
-        self.valid[self.head] = ~resets
-        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.num_valid += int((~step.resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~step.resets
+        self.age = np.where(step.resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
@@ -469,49 +461,13 @@ def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float,
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
 
-# --- Act, update, sync ---
+# --- Act, sync ---
 
 
 @torch.no_grad()
 def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
     """argmax_a Q(obs, a), (N,), in float32."""
     return q_network(obs).argmax(1)
-
-
-def make_update(
-    loss_fn: Callable[[Batch], tuple[Tensor, ...]],
-    optimizer: torch.optim.Optimizer,
-    rb: ReplayBuffer,
-    batch_size: int,
-    device: torch.device,
-    compiled: bool,
-) -> Callable[[Tensor], Tensor]:
-    """A function from indices (batch_size,) to metrics: sample, loss, gradient, step. Warmed up, and compiled if asked.
-
-    It never waits for the device, unless a buffer in host memory has to be copied there.
-    The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
-    """
-    finite = torch.ones((), device=device)
-
-    def sampled_loss(index: Tensor) -> tuple[Tensor, ...]:
-        return loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))
-
-    if compiled and rb.frames.device.type == device.type:
-        sampled_loss = torch.compile(sampled_loss, dynamic=False)
-    elif compiled:  # no function on two devices
-        loss_fn = torch.compile(loss_fn, dynamic=False)
-    sampled_loss(torch.zeros(batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
-    optimizer.zero_grad()
-
-    def update(index: Tensor) -> Tensor:
-        loss, *others = sampled_loss(index)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        finite.mul_(torch.isfinite(loss.detach()))
-        return torch.stack([loss.detach(), *others, finite])
-
-    return update
 
 
 @torch.no_grad()
@@ -563,15 +519,42 @@ class Learner:
         self.act = torch.compile(greedy, dynamic=False) if self.compiled else greedy
 
     def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
-        """The update on batches from `rb`, warmed up here so that compilation does not count in SPS."""
+        """The update from indices (batch_size,) in `rb` to metrics: sample, loss, gradient, step.
+
+        Compiled here, and warmed up so that compilation does not count in SPS. The update never waits for the device, unless
+        a buffer in host memory has to be copied there. The metrics, the values of the loss and a 1 while every loss was
+        finite, stay on the device.
+        """
+        finite = torch.ones((), device=self.device)
 
         def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
             return td_loss(self.q_network, self.target_network, batch, args.double_q, args.huber, self.bf16)
 
+        def sampled_loss(index: Tensor) -> tuple[Tensor, ...]:
+            return loss_fn(Batch(*(values.to(self.device) for values in rb.sample(index))))
+
+        if self.compiled and rb.frames.device.type == self.device.type:
+            sampled_loss = torch.compile(sampled_loss, dynamic=False)
+        elif self.compiled:  # no function on two devices
+            loss_fn = torch.compile(loss_fn, dynamic=False)
         with working("compiling (--no-compile leaves that out)" if self.compiled else "warming up"):
             self.act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=self.device))
-            update = make_update(loss_fn, self.optimizer, rb, args.batch_size, self.device, self.compiled)
+            sampled_loss(torch.zeros(args.batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
+            self.optimizer.zero_grad()
+
+        def update(index: Tensor) -> Tensor:
+            loss, *others = sampled_loss(index)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            finite.mul_(torch.isfinite(loss.detach()))
+            return torch.stack([loss.detach(), *others, finite])
+
         return cuda_graph(update, args.batch_size, self.q_network, self.optimizer) if args.cuda_graph else update
+
+    def sync(self, tau: float) -> None:
+        """Move the target network towards the online network by the share `tau`."""
+        sync(self.q_network, self.target_network, tau)
 
 
 @dataclass
@@ -614,11 +597,11 @@ def train(state: State, args: Args, run: Run) -> None:
             for index in to_device(rb.draw(num_updates, args.batch_size, state.sample_rng), rb.frames.device):
                 state.metrics = update(index)
             if crossed(state.step, args.num_envs, args.target_network_frequency):
-                sync(learner.q_network, learner.target_network, args.tau)
+                learner.sync(args.tau)
 
         # Receive and store. Rewards are learned by their sign and reported raw.
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
 
         # Record. Only here is anything read from the device.
         state.step += args.num_envs

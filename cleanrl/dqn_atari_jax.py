@@ -332,21 +332,13 @@ class ReplayBuffer:
         """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
         return n_step + 4
 
-    def add(
-        self,
-        obs: Array,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        terminations: np.ndarray,
-        truncations: np.ndarray,
-        resets: np.ndarray,
-    ) -> None:
+    def add(self, obs: Array, actions: np.ndarray, step: Step) -> None:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
-        values = (actions.astype(np.uint8), rewards.astype(np.float32), terminations, truncations, self.age)
+        values = actions.astype(np.uint8), step.rewards.astype(np.float32), step.terminations, step.truncations, self.age
         self.rings = store(self.rings, self.head * self.num_envs, jax.device_put(obs, self.device), *values)
-        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
-        self.valid[self.head] = ~resets
-        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.num_valid += int((~step.resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~step.resets
+        self.age = np.where(step.resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
@@ -644,7 +636,7 @@ def train(state: State, args: Args, run: Run) -> None:
 
         # Receive and store. Rewards are learned by their sign and reported raw.
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
 
         # Record. Only here is anything read from the device.
         state.step += args.num_envs

@@ -157,7 +157,7 @@ class Args:
     learning_rate: float = 1e-4
     """learning rate of Adam (paper: 1e-4)"""
     learning_rate_end: float | None = None
-    """online learning rate when the distillation has faded; between, in step with it (paper: 1e-5); default: no decay"""
+    """final online learning rate; decays together with the distillation coefficient (paper: 1e-5); default: no decay"""
     offline_learning_rate_end: float | None = None
     """learning rate at the end of the offline phase, on a line from learning-rate, and at the start of the online one
     (paper: no decay); default: none"""
@@ -180,7 +180,7 @@ class Args:
     exploration_fraction: float = 0.10
     """share of total-timesteps over which epsilon falls from start-e to end-e; the clock starts offline-steps ahead"""
     learning_starts: int = 80_000
-    """transitions in the online buffer before the first online update (paper: 20,000)"""
+    """online environment steps before the first online update (paper: 20,000)"""
     train_frequency: int = 4
     """environment steps per update"""
     n_step: int = 1
@@ -432,29 +432,21 @@ class ReplayBuffer:
         """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
         return n_step + 4
 
-    def add(
-        self,
-        obs: Tensor,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        terminations: np.ndarray,
-        truncations: np.ndarray,
-        resets: np.ndarray,
-    ) -> None:
+    def add(self, obs: Tensor, actions: np.ndarray, step: Step) -> None:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
         row = slice(self.head * self.num_envs, (self.head + 1) * self.num_envs)
         self.frames[row] = obs[:, -1].reshape(self.num_envs, -1).view(torch.int64)
         for ring, values in (
             (self.actions, actions),
-            (self.rewards, rewards),
-            (self.terminations, terminations),
-            (self.truncations, truncations),
+            (self.rewards, step.rewards),
+            (self.terminations, step.terminations),
+            (self.truncations, step.truncations),
             (self.ages, self.age),
         ):
             ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
-        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
-        self.valid[self.head] = ~resets
-        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.num_valid += int((~step.resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~step.resets
+        self.age = np.where(step.resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
@@ -585,49 +577,13 @@ def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float,
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
 
-# --- Act, update, sync ---
+# --- Act, sync ---
 
 
 @torch.no_grad()
 def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
     """argmax_a Q(obs, a), (N,), in float32."""
     return q_network(obs).argmax(1)
-
-
-def make_update(
-    loss_fn: Callable[[Batch], tuple[Tensor, ...]],
-    optimizer: torch.optim.Optimizer,
-    rb: ReplayBuffer,
-    batch_size: int,
-    device: torch.device,
-    compiled: bool,
-) -> Callable[[Tensor], Tensor]:
-    """A function from indices (batch_size,) to metrics: sample, loss, gradient, step. Warmed up, and compiled if asked.
-
-    It never waits for the device, unless a buffer in host memory has to be copied there.
-    The metrics (len(loss_fn's outputs) + 1,) stay on the device; the last is 1 while every loss was finite.
-    """
-    finite = torch.ones((), device=device)
-
-    def sampled_loss(index: Tensor) -> tuple[Tensor, ...]:
-        return loss_fn(Batch(*(values.to(device) for values in rb.sample(index))))
-
-    if compiled and rb.frames.device.type == device.type:
-        sampled_loss = torch.compile(sampled_loss, dynamic=False)
-    elif compiled:  # no function on two devices
-        loss_fn = torch.compile(loss_fn, dynamic=False)
-    sampled_loss(torch.zeros(batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
-    optimizer.zero_grad()
-
-    def update(index: Tensor) -> Tensor:
-        loss, *others = sampled_loss(index)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        finite.mul_(torch.isfinite(loss.detach()))
-        return torch.stack([loss.detach(), *others, finite])
-
-    return update
 
 
 @torch.no_grad()
@@ -679,16 +635,43 @@ class Learner:
         self.act, self.teacher_act = (torch.compile(act, dynamic=False) if self.compiled else act for act in policies)
 
     def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
-        """The update on batches from `rb`, warmed up here so that compilation does not count in SPS."""
+        """The update from indices (batch_size,) in `rb` to metrics: sample, loss, gradient, step.
+
+        Compiled here, and warmed up so that compilation does not count in SPS. The update never waits for the device, unless
+        a buffer in host memory has to be copied there. The metrics, the values of the loss and a 1 while every loss was
+        finite, stay on the device.
+        """
+        finite = torch.ones((), device=self.device)
 
         def loss_fn(batch: Batch) -> tuple[Tensor, ...]:
             networks = self.q_network, self.target_network, self.teacher_network
             return qdagger_loss(*networks, batch, self.coefficient, args, self.bf16)
 
+        def sampled_loss(index: Tensor) -> tuple[Tensor, ...]:
+            return loss_fn(Batch(*(values.to(self.device) for values in rb.sample(index))))
+
+        if self.compiled and rb.frames.device.type == self.device.type:
+            sampled_loss = torch.compile(sampled_loss, dynamic=False)
+        elif self.compiled:  # no function on two devices
+            loss_fn = torch.compile(loss_fn, dynamic=False)
         with working("compiling (--no-compile leaves that out)" if self.compiled else "warming up"):
             self.act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=self.device))
-            update = make_update(loss_fn, self.optimizer, rb, args.batch_size, self.device, self.compiled)
+            sampled_loss(torch.zeros(args.batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
+            self.optimizer.zero_grad()
+
+        def update(index: Tensor) -> Tensor:
+            loss, *others = sampled_loss(index)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            finite.mul_(torch.isfinite(loss.detach()))
+            return torch.stack([loss.detach(), *others, finite])
+
         return cuda_graph(update, args.batch_size, self.q_network, self.optimizer) if args.cuda_graph else update
+
+    def sync(self, tau: float) -> None:
+        """Move the target network towards the online network by the share `tau`."""
+        sync(self.q_network, self.target_network, tau)
 
     def set_rates(self, coefficient: float, learning_rate: float) -> None:
         """Set the distillation coefficient and Adam's learning rate, in place."""
@@ -734,7 +717,7 @@ def enter(state: State, phase: str, args: Args, buffer_device: torch.device) -> 
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     state.act_rng, state.sample_rng = (np.random.default_rng([args.seed, i]) for i in ((3, 4) if online else (1, 2)))
     if online:
-        sync(state.learner.q_network, state.learner.target_network, tau=1.0)  # the target network starts level
+        state.learner.sync(tau=1.0)  # the target network starts level
 
 
 def collect(state: State, args: Args, run: Run) -> None:
@@ -748,7 +731,7 @@ def collect(state: State, args: Args, run: Run) -> None:
         actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
 
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
 
         state.step += args.num_envs
         run.advance(state.step)
@@ -770,7 +753,7 @@ def train_offline(state: State, args: Args, run: Run) -> None:
         for index in to_device(rb.draw(1, args.batch_size, state.sample_rng), rb.frames.device):
             state.metrics = update(index)
         if crossed(state.step, 1, args.offline_target_network_frequency):
-            sync(learner.q_network, learner.target_network, args.tau)
+            learner.sync(args.tau)
 
         state.step += 1
         if crossed(state.step - 1, 1, OFFLINE_LOG_FREQUENCY):
@@ -812,11 +795,11 @@ def train_online(state: State, args: Args, run: Run) -> None:
             for index in to_device(rb.draw(num_updates, args.batch_size, state.sample_rng), rb.frames.device):
                 state.metrics = update(index)
             if crossed(state.step, args.num_envs, args.target_network_frequency):
-                sync(learner.q_network, learner.target_network, args.tau)
+                learner.sync(args.tau)
 
         # Receive and store. Rewards are learned by their sign and reported raw.
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
         state.returns.extend(episodic_return for episodic_return, _ in step.finished)
 
         # Record. Only here is anything read from the device.

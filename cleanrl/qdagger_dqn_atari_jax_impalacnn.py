@@ -146,7 +146,7 @@ class Args:
     learning_rate: float = 1e-4
     """learning rate of Adam (paper: 1e-4)"""
     learning_rate_end: float | None = None
-    """online learning rate when the distillation has faded; between, in step with it (paper: 1e-5); default: no decay"""
+    """final online learning rate; decays together with the distillation coefficient (paper: 1e-5); default: no decay"""
     offline_learning_rate_end: float | None = None
     """learning rate at the end of the offline phase, on a line from learning-rate, and at the start of the online one
     (paper: no decay); default: none"""
@@ -169,7 +169,7 @@ class Args:
     exploration_fraction: float = 0.10
     """share of total-timesteps over which epsilon falls from start-e to end-e; the clock starts offline-steps ahead"""
     learning_starts: int = 80_000
-    """transitions in the online buffer before the first online update (paper: 20,000)"""
+    """online environment steps before the first online update (paper: 20,000)"""
     train_frequency: int = 4
     """environment steps per update"""
     n_step: int = 1
@@ -440,21 +440,13 @@ class ReplayBuffer:
         """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
         return n_step + 4
 
-    def add(
-        self,
-        obs: Array,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        terminations: np.ndarray,
-        truncations: np.ndarray,
-        resets: np.ndarray,
-    ) -> None:
+    def add(self, obs: Array, actions: np.ndarray, step: Step) -> None:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
-        values = (actions.astype(np.uint8), rewards.astype(np.float32), terminations, truncations, self.age)
+        values = actions.astype(np.uint8), step.rewards.astype(np.float32), step.terminations, step.truncations, self.age
         self.rings = store(self.rings, self.head * self.num_envs, jax.device_put(obs, self.device), *values)
-        self.num_valid += int((~resets).sum()) - int(self.valid[self.head].sum())
-        self.valid[self.head] = ~resets
-        self.age = np.where(resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
+        self.num_valid += int((~step.resets).sum()) - int(self.valid[self.head].sum())
+        self.valid[self.head] = ~step.resets
+        self.age = np.where(step.resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)
         self.head = (self.head + 1) % self.num_rows
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
@@ -778,7 +770,7 @@ def collect(state: State, args: Args, run: Run) -> None:
         actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
 
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
 
         state.step += args.num_envs
         run.advance(state.step)
@@ -848,7 +840,7 @@ def train_online(state: State, args: Args, run: Run) -> None:
 
         # Receive and store. Rewards are learned by their sign and reported raw.
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
         state.returns.extend(episodic_return for episodic_return, _ in step.finished)
 
         # Record. Only here is anything read from the device.

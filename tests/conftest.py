@@ -154,14 +154,14 @@ def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Cal
     """What `look(rb)` finds before each update of the run to come."""
     seen: list[Any] = []
 
-    if hasattr(script, "make_update"):
-        make_update = script.make_update
+    if hasattr(script.Learner, "updater"):
+        updater = script.Learner.updater
 
-        def watched_update(loss_fn, optimizer, rb, *settings):
-            update = make_update(loss_fn, optimizer, rb, *settings)
+        def watched_updater(learner, rb, args):
+            update = updater(learner, rb, args)
             return lambda index: (seen.append(look(rb)), update(index))[1]
 
-        monkeypatch.setattr(script, "make_update", watched_update)
+        monkeypatch.setattr(script.Learner, "updater", watched_updater)
         return seen
 
     make_learn = script.make_learn

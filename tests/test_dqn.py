@@ -19,7 +19,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import nn
 
 from cleanrl import dqn, dqn_jax
-from cleanrl_utils.evals.gym import Episodes
+from cleanrl_utils.evals.gym import Episodes, Step
 from cleanrl_utils.evals.play import Evaluation, evaluate
 from cleanrl_utils.models import files
 from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
@@ -92,12 +92,18 @@ def test_a_model_has_the_same_q_values_in_both_frameworks():
 # --- The replay buffer ---
 
 
+def step_of(rewards, terminations=None, truncations=None, resets=None) -> Step:
+    """A step that brought this; flags that are not given are not set."""
+    never = np.zeros(len(rewards), dtype=bool)
+    return Step(rewards, *(never if flags is None else flags for flags in (terminations, truncations, resets)), finished=[])
+
+
 def test_the_ring_starts_again_at_row_0_when_it_is_full():
     rb = dqn.ReplayBuffer(5, 1, 2, 1, 0.9)
     for t in range(7):
         assert rb.head == t % 5
         assert rb.num_stored == min(t, 5)
-        rb.add(np.full((1, 2), t), np.array([t]), np.array([t / 2]), *(np.zeros(1, bool) for _ in range(3)))
+        rb.add(np.full((1, 2), t), np.array([t]), step_of(np.array([t / 2])))
     assert rb.obs[:, 0, 0].tolist() == [5, 6, 2, 3, 4]
     assert set(rb.draw(50, 10, np.random.default_rng(0)).flatten()) == {2, 3, 4, 0}, (
         "row 1 is the newest: nothing after it yet"
@@ -115,7 +121,7 @@ def test_nothing_can_be_drawn_before_there_are_n_steps_after_a_row():
     for t in range(5):
         drawn = rb.draw(2, 4, np.random.default_rng(0))
         assert drawn.shape == ((0, 4) if t < 4 else (2, 4))
-        rb.add(np.full((1, 2), t), np.zeros(1), np.zeros(1), *(np.zeros(1, bool) for _ in range(3)))
+        rb.add(np.full((1, 2), t), np.zeros(1), step_of(np.zeros(1)))
     assert (drawn == 0).all()
 
 
@@ -124,7 +130,7 @@ def test_what_comes_after_a_cut_is_no_part_of_a_return():
     rb = dqn.ReplayBuffer(10, 1, 1, 3, 0.5)
     for t in range(6):
         cut, reset, ended = (np.array([t == row]) for row in (0, 1, 2))
-        rb.add(np.full((1, 1), t), np.zeros(1), np.array([10.0 + t]), ended, cut, reset)
+        rb.add(np.full((1, 1), t), np.zeros(1), step_of(np.array([10.0 + t]), ended, cut, reset))
     batch = rb.sample(np.array([0, 2]))
     assert batch.rewards.tolist() == [10.0, 12.0]
     assert batch.discounts.tolist() == [0.5, 0.0]
@@ -135,7 +141,7 @@ def test_a_checkpoint_cuts_what_goes_on_and_nothing_else():
     """Four episodes by the row before the cut: going on, over, cut already, and just reset."""
     rb, no = dqn.ReplayBuffer(40, 4, 1, 1, 0.9), np.zeros(4, dtype=bool)
     over, cut, reset = (np.array([i == place for i in range(4)]) for place in (1, 2, 3))
-    rb.add(np.full((4, 1), 5), no, no, over, cut, reset)
+    rb.add(np.full((4, 1), 5), no, step_of(no, over, cut, reset))
     rb.cut(np.full((4, 1), 6))
     assert rb.truncations[:2].tolist() == [[True, False, True, False], [False] * 4]
     assert rb.valid[:2].tolist() == [[True, True, True, False], [False] * 4]
@@ -148,10 +154,10 @@ def test_the_smallest_ring_has_something_to_draw_after_a_reset_and_a_checkpoint(
     rb, one = dqn.ReplayBuffer(dqn.ReplayBuffer.min_rows(1), 1, 1, 1, 0.9), np.ones(1, dtype=bool)
     obs = np.zeros((1, 1))
     for resets in (~one, ~one, one):
-        rb.add(obs, ~one, ~one, ~one, ~one, resets)
+        rb.add(obs, ~one, step_of(~one, resets=resets))
     rb.cut(obs)
     assert set(rb.draw(2, 8, np.random.default_rng(0)).flatten()) == {0, 1}
-    rb.add(obs, ~one, ~one, ~one, ~one, ~one)  # wraps: rows 1 to 3 may be drawn, 2 and 3 start nothing
+    rb.add(obs, ~one, step_of(~one))  # wraps: rows 1 to 3 may be drawn, 2 and 3 start nothing
     assert set(rb.draw(2, 8, np.random.default_rng(0)).flatten()) == {1}
 
 
@@ -173,9 +179,10 @@ def test_transitions_equal_those_of_stable_baselines3(num_envs, n_step):
     ends, cuts = 0, 0
     for t in range(180):
         obs, actions = envs.obs, envs.send(rng.integers(2, size=num_envs))
-        rewards, terminations, truncations, resets, _ = envs.recv()
+        step = envs.recv()
+        rewards, terminations, truncations, resets, _ = step
         next_obs = envs.obs
-        rb.add(obs, actions, rewards, terminations, truncations, resets)
+        rb.add(obs, actions, step)
         for env in np.flatnonzero(~resets):
             place[t, env] = oracles[env].pos
             # A pole that falls in the last step has fallen: Gymnasium sets both flags, and theirs would see the cut only.
@@ -200,9 +207,8 @@ def test_transitions_equal_those_of_stable_baselines3(num_envs, n_step):
 def test_draws_are_uniform():
     rb = dqn.ReplayBuffer(30, 3, 1, 1, 0.9)
     for t in range(25):
-        rb.add(
-            np.zeros((3, 1)), np.zeros(3), np.zeros(3), *np.zeros((2, 3), bool), np.array([t % 3 == 1, False, t % 2 == 1])
-        )
+        resets = np.array([t % 3 == 1, False, t % 2 == 1])
+        rb.add(np.zeros((3, 1)), np.zeros(3), step_of(np.zeros(3), resets=resets))
     counts = np.bincount(rb.draw(1000, 20, np.random.default_rng(0)).flatten(), minlength=30)
     drawable = rb.valid.flatten() & (np.arange(30) // 3 != 4)  # row 4 was written last
     assert (counts[~drawable] == 0).all()

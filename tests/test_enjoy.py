@@ -102,7 +102,7 @@ def test_the_best_weights_and_the_twins_script(train, command):
     ("flags", "says"),
     [
         (["--exp-name", "ppo"], "--exp-name ppo: must be a script: dqn, dqn_atari,"),
-        (["--env-id", "BreakoutNoFrameskip-v4"], "has no model of dqn_atari in the box (CartPole-v1-dqn-seed1, "),
+        (["--env-id", "QbertNoFrameskip-v4"], "has no model of dqn_atari in the box (BeamRiderNoFrameskip-v4-dqn_atari-"),
         (["--run", "nowhere"], "--run nowhere: is no run folder"),
         (["--run", "a", "--hf-repository", "b/c"], "--run a: excludes --hf-repository"),
         (["--env-id", "Pong-v99"], "--env-id Pong-v99: must be an Atari game"),

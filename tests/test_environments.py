@@ -66,7 +66,7 @@ def test_replay_rebuilds_what_real_games_showed(monkeypatch, game, n_step, life_
         obs = torch.from_numpy(games.obs)
         actions = games.send(rng.integers(0, 4, 3))
         step = games.recv()
-        rb.add(obs, actions, np.sign(step.rewards), step.terminations, step.truncations, step.resets)
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
         seen.append(games.obs)
         ended.append((step.terminations, step.truncations, step.resets))
     terminations, truncations, resets = (np.array(column) for column in zip(*ended, strict=True))

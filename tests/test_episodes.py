@@ -118,7 +118,7 @@ def test_episodes_that_are_put_back_go_on_as_those_that_were_never_stopped(env_i
         assert same(again.recv(), seen[t][1]), t
 
 
-def test_an_environment_that_does_not_come_back_begins_new_episodes():
+def test_an_environment_that_does_not_come_back_says_so_and_begins_anew():
     """What it shows is drawn from generators that no seed of the run sets."""
     episodes = episodes_of("tests.support.probes:Careless-v0")
     for _ in range(3):
@@ -127,6 +127,7 @@ def test_an_environment_that_does_not_come_back_begins_new_episodes():
     save(episodes, "envs.zip")
     again = restored(episodes_of("tests.support.probes:Careless-v0"), "envs.zip")
     assert np.array_equal(again.cut_at, episodes.obs)
+    again.begin_anew()
     assert again.history.numbers.tolist() == [1] * 3
     assert again.history.lengths.tolist() == [0] * 3
     assert not again.ended.any()
@@ -145,6 +146,7 @@ def test_episodes_that_are_too_long_to_be_kept_begin_anew():
         episodes.recv()
     save(episodes, "envs.zip")
     assert np.array_equal(restored(other, "envs.zip").cut_at, episodes.obs)
+    other.begin_anew()
     assert other.history.numbers.tolist() == [1] * 3
     assert other.history.whole
 

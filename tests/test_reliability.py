@@ -25,7 +25,7 @@ from cleanrl_utils.run.archive import write as write_archive
 from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, Bomb, needs_compiler, weights
 from tests.support import children
-from tests.test_checkpoint import ATARI, BOTH, contents, left_alone, the_run  # noqa: F401 - a fixture
+from tests.test_checkpoint import ATARI, BOTH, contents, pong_left_alone, the_run  # noqa: F401 - a fixture
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE, other users")
 
@@ -34,7 +34,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE, other 
 
 
 @linux
-def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(left_alone):  # noqa: F811
+def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(pong_left_alone):  # noqa: F811
     status, errors = children.run(children.dqn_atari, *ATARI, before=children.fill_disk, args=("training", 65, 2_000_000))
     assert status == 1
     (error,) = (line for line in errors.splitlines() if line.startswith("error:"))
@@ -45,11 +45,11 @@ def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(left_al
     assert names == ["000003-training-80.zip", "000004-training-120.zip"], "nothing half-written"
     assert json.loads((the_run() / "config.json").read_text())["status"] == "failed"
     assert children.run(children.dqn_atari, "--resume", str(the_run()))[0] == 0
-    assert differing(outcome(the_run()), left_alone("dqn_atari")) == []
+    assert differing(outcome(the_run()), pong_left_alone) == []
 
 
 @linux
-def test_a_full_disk_while_logging_leaves_a_run_that_can_be_resumed(left_alone):  # noqa: F811
+def test_a_full_disk_while_logging_leaves_a_run_that_can_be_resumed(pong_left_alone):  # noqa: F811
     """Event files grow by a hundred bytes per game and evaluation: the limit is just above what is there."""
     status, errors = children.run(children.dqn_atari, *ATARI, before=fill_disk_for_events)
     assert status == 1
@@ -57,7 +57,7 @@ def test_a_full_disk_while_logging_leaves_a_run_that_can_be_resumed(left_alone):
     assert "cannot be written (File too large)" in errors
     assert "Traceback" not in errors
     assert children.run(children.dqn_atari, "--resume", str(the_run()))[0] == 0
-    assert differing(outcome(the_run()), left_alone("dqn_atari")) == []
+    assert differing(outcome(the_run()), pong_left_alone) == []
 
 
 def fill_disk_for_events(_) -> None:
@@ -88,14 +88,14 @@ def test_a_folder_that_is_not_writable_is_an_error_in_one_line(tmp_path):
 
 def be_nobody(script) -> None:
     """Root may write everywhere; another user may not be able to import, so become one when all is imported."""
-    start_run = script.start_run
+    started = script.Run.started
 
-    def start_as_nobody(*args):
+    def start_as_nobody(*about):
         if os.getuid() == 0:
             os.setuid(65534)
-        return start_run(*args)
+        return started(*about)
 
-    script.start_run = start_as_nobody
+    script.Run.started = start_as_nobody
 
 
 def test_a_file_in_place_of_the_folder_of_runs_is_an_error_in_one_line():

@@ -64,7 +64,7 @@ def test_what_both_scripts_of_a_framework_define_is_identical(scripts):
     ours, theirs = map(definitions, scripts)
     shared = (ours.keys() & theirs.keys()) - {"Args", "check", "main", "load_player", "Learner", "State"}
     assert {"Step", "Games", "NatureCNN", "ReplayBuffer", "td_target", "sync", "player"} <= shared
-    assert shared & {"make_update", "make_learn"}
+    assert ("make_learn" in shared) == (scripts is IN_JAX)
     assert {name for name in shared if ours[name] != theirs[name]} == set()
 
 
@@ -145,7 +145,7 @@ def test_a_state_has_the_same_fields_in_every_script(script, vector_dqn):
     assert of_vectors == ["envs" if name == "games" else name for name in shared]
 
 
-MANY_PARAMETERS = {"add", "make_update", "update"}  # of six: a whole vector step, and what an update is made of
+MANY_PARAMETERS = {"update"}  # of six: what an update is made of
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
@@ -189,10 +189,10 @@ def test_twins_have_the_same_flags_in_the_same_order_with_the_same_defaults(ours
 
 @TWINS
 def test_twins_define_the_same_in_the_same_order(ours, theirs):
-    """What only one has is the framework's: modules that hold weights; states and arrays that are passed."""
+    """What only one has is the framework's: states and arrays that are passed."""
     names, twin_names = list(definitions(ours)), list(definitions(theirs))
     in_torch, in_jax = set(names) - set(twin_names), set(twin_names) - set(names)
-    assert in_torch == ({"make_update"} if ours in IN_TORCH else set())
+    assert in_torch == set()
     assert in_jax <= {
         "make_learn",
         "QState",

@@ -18,7 +18,8 @@ from cleanrl_utils import curves
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.run import tracker as tracking
-from cleanrl_utils.run.tracker import Tracker, start_run
+from cleanrl_utils.run.run import Run
+from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TINY_RUN, scalars
 
 
@@ -26,8 +27,9 @@ def test_two_runs_in_the_same_second_have_two_folders():
     args = dqn.Args(env_id="ALE/Pong-v5", seed=3)
     folders = []
     for _ in range(2):
-        with start_run(args, {}) as tracker:
-            folders.append(tracker.folder)
+        run = Run(args)
+        with run.started({}):
+            folders.append(run.folder)
     assert folders[0] != folders[1]
     assert all(folder.name.startswith("ALE-Pong-v5__dqn_atari__3__") for folder in folders)
 
@@ -35,28 +37,25 @@ def test_two_runs_in_the_same_second_have_two_folders():
 def test_the_rate_leaves_out_what_ran_while_the_clock_stood_still(monkeypatch):
     now = 100.0
     monkeypatch.setattr(tracking.time, "perf_counter", lambda: now)
-    tracker = Tracker()
-    tracker.phase("training", 1000)
-
-    @tracker.paused
-    def evaluate():
-        nonlocal now
-        now += 50
-
+    tracker = Tracker(Path("nowhere"), [])
+    tracker.begin("training", 1000, "steps", 0)
     now += 4
-    evaluate()
+    with tracker.paused():
+        now += 50
     now += 6
     tracker.advance(200)
     assert tracker.rate() == 20
+    tracker.close({})
 
 
 def test_tensorboard_shows_the_phases_together():
     from tensorboard import program
 
-    with start_run(dqn.Args(), {}) as tracker:
-        tracker.scalars({"charts/teacher/avg_episodic_return": 19.0}, 0)
-        tracker.scalars({"charts/offline/avg_episodic_return": 12.0}, 1000)
-        tracker.scalars({"eval/episodic_return": 18.0}, 2000)
+    run = Run(dqn.Args())
+    with run.started({}):
+        run.scalars({"charts/teacher/avg_episodic_return": 19.0}, 0)
+        run.scalars({"charts/offline/avg_episodic_return": 12.0}, 1000)
+        run.scalars({"eval/episodic_return": 18.0}, 2000)
     board = program.TensorBoard()
     board.configure(argv=[None, "--logdir", "runs", "--port", "0", "--load_fast", "false", "--host", "127.0.0.1"])
     url = board.launch() + "data/plugin/custom_scalars/"
@@ -71,7 +70,7 @@ def test_tensorboard_shows_the_phases_together():
         time.sleep(0.1)
     charts = {chart["title"]: chart["multiline"]["tag"] for part in layout["category"] for chart in part["chart"]}
     tag = "|".join(charts["teacher, offline and online"])
-    found = ask(f"scalars?run={tracker.folder.name}&{urllib.parse.urlencode({'tag': tag})}")["tag_to_events"]
+    found = ask(f"scalars?run={run.folder.name}&{urllib.parse.urlencode({'tag': tag})}")["tag_to_events"]
     assert {name: events[0][1:] for name, events in found.items()} == {
         "charts/teacher/avg_episodic_return": [0, 19.0],
         "charts/offline/avg_episodic_return": [1000, 12.0],
@@ -80,11 +79,12 @@ def test_tensorboard_shows_the_phases_together():
 
 
 def test_metrics_reach_the_event_file_with_their_steps():
-    with start_run(dqn.Args(), {}) as tracker:
-        tracker.scalars({"losses/td_loss": 0.5, "losses/q_values": 2.0}, 10)
-        tracker.scalars({}, 11)
-        tracker.episodes([(7.0, 100), (9.0, 200)], 20)
-    assert scalars(tracker.folder) == {
+    run = Run(dqn.Args())
+    with run.started({}):
+        run.scalars({"losses/td_loss": 0.5, "losses/q_values": 2.0}, 10)
+        run.scalars({}, 11)
+        run.episodes([(7.0, 100), (9.0, 200)], 20)
+    assert scalars(run.folder) == {
         "losses/td_loss": [(10, 0.5)],
         "losses/q_values": [(10, 2.0)],
         "charts/episodic_return": [(20, 7.0), (20, 9.0)],
@@ -92,26 +92,18 @@ def test_metrics_reach_the_event_file_with_their_steps():
     }
 
 
-def test_a_tracker_without_a_folder_reports_nowhere(capsys):
-    tracker = Tracker()
-    tracker.phase("training", 10)
-    tracker.advance(5)
-    tracker.episodes([(1.0, 2)], 5)
-    tracker.scalars({"a": 1.0}, 5)
-    tracker.finish({"steps": 5}, {"agent": Evaluation([1.0], [2], 0)})
-    assert capsys.readouterr() == ("", "")
-    assert list(Path().iterdir()) == []
-
-
 def test_config_says_running_until_it_is_complete():
-    with start_run(dqn.Args(), {"frame_skip": 4}) as tracker:
-        path = tracker.folder / "config.json"
+    run = Run(dqn.Args())
+    with run.started({"frame_skip": 4}):
+        path = run.folder / "config.json"
         assert json.loads(path.read_text())["status"] == "running"
-        tracker.finish({"steps": 8}, {"agent": Evaluation([1.0, 3.0], [10, 20], 1)})
-    run = json.loads(path.read_text())
-    assert (run["status"], run["steps"]) == ("complete", 8)
-    assert run["protocol"] == {"frame_skip": 4}
-    assert run["evaluations"] == {"agent": {"returns": [1.0, 3.0], "lengths": [10, 20], "capped": 1, "clipped_returns": []}}
+        run.finish({"steps": 8}, {"agent": Evaluation([1.0, 3.0], [10, 20], 1)})
+    config = json.loads(path.read_text())
+    assert (config["status"], config["steps"]) == ("complete", 8)
+    assert config["protocol"] == {"frame_skip": 4}
+    assert config["evaluations"] == {
+        "agent": {"returns": [1.0, 3.0], "lengths": [10, 20], "capped": 1, "clipped_returns": []}
+    }
 
 
 @pytest.mark.parametrize("script", ["dqn_atari", "dqn_atari_jax"])

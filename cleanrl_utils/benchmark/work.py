@@ -146,7 +146,7 @@ class Job(Checkpointable):
 
     def checkpoint(self) -> DelayedSubmission | None:
         """What is to be done when the job's turn comes again; None where training would begin anew each time."""
-        if self.work.flags.get("checkpoint_frequency"):
+        if self.work.flags.get("checkpoint_frequency", 0) != 0:  # None: by time
             return DelayedSubmission(self)
         with self.work.log.open("a", encoding="utf-8") as log:
             log.write("stopped by the scheduler: --checkpoint-frequency would let it go on in another job\n")

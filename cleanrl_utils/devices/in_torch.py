@@ -32,9 +32,11 @@ def described(device: torch.device) -> str:
 def be_deterministic(args: Any, device: torch.device) -> None:
     """Under `--torch-deterministic`, the same weights from the same seed on CUDA too; on a CPU they are so in any case.
 
-    Warns of an operator that has no such kernel.
+    Warns of an operator that has no such kernel. Without the flag cuDNN times its algorithms and takes the fastest, which
+    is not always the same one.
     """
     torch.backends.cudnn.deterministic = args.torch_deterministic
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not args.torch_deterministic
     if device.type == "cuda" and args.torch_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -106,6 +108,7 @@ def cuda_graph(
         graph.replay()
         return metrics
 
+    replay.kept = update  # and so all that it holds: the graph knows only the addresses of what it reads and writes
     return replay
 
 

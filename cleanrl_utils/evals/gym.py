@@ -119,7 +119,7 @@ class Episodes:
         self.num_actions = int(self.envs.single_action_space.n)
         self.history = History(num_games)
         self.returns, self.ended = np.zeros(num_games), np.zeros(num_games, dtype=bool)
-        self.cut_at: np.ndarray | None = None  # what was seen last, where `restore` had to begin new episodes
+        self.cut_at: np.ndarray | None = None  # what was seen last, where episodes do not come back
         self._reset(np.ones(num_games, dtype=bool))
 
     def send(self, actions: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ class Episodes:
         return {name: getattr(self, name) for name in ("ended", "obs", "returns")} | {"history": self.history.saved()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Play the running episodes again. Where that leads to something else, begin new ones and set `cut_at`."""
+        """Play the running episodes again. Where that leads to something else, set `cut_at`; then call `begin_anew`."""
         self.history.restore(saved["history"])
         if self.history.whole:
             self.history.play_again(self._reset, self._step)
@@ -162,9 +162,13 @@ class Episodes:
             np.array_equal(getattr(self, name), saved[name], equal_nan=True) for name in ("ended", "obs", "returns")
         )
         if not (self.history.whole and all(came_back)):
-            self.cut_at, everywhere = saved["obs"], np.ones(self.num_games, dtype=bool)
-            self.history.begin(everywhere)
-            self._reset(everywhere)
+            self.cut_at = saved["obs"]
+
+    def begin_anew(self) -> None:
+        """Begin new episodes everywhere, when the global random states are restored: the environments may draw from them."""
+        everywhere = np.ones(self.num_games, dtype=bool)
+        self.history.begin(everywhere)
+        self._reset(everywhere)
 
     def close(self) -> None:
         """Close the environments."""

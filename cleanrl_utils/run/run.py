@@ -22,7 +22,6 @@ import os
 import signal
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -31,10 +30,11 @@ from typing import Protocol
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, WriteError
 from cleanrl_utils.evals.play import Evaluation
-from cleanrl_utils.files import file_name, make_folder, replacing, sync_folder, write_json
+from cleanrl_utils.files import make_folder, replacing, sync_folder, write_json
 from cleanrl_utils.flags import command_line, script_path
-from cleanrl_utils.record import commit, event_files, hardware, versions
+from cleanrl_utils.record import commit, hardware, versions
 from cleanrl_utils.run.checkpoint import Checkpoints, State, place
+from cleanrl_utils.run.folder import cut_event_files, lock, new_folder
 from cleanrl_utils.run.sinks import Sink, TensorBoard, WeightsAndBiases
 from cleanrl_utils.run.tracker import Tracker
 
@@ -75,7 +75,7 @@ class Run:
         self.unlock: Callable[[], object] = lambda: None
         if checkpoints is not None and checkpoints.resumed:
             self.folder = Path(checkpoints.flags.resume or "")
-            self._lock()
+            self.unlock = lock(self.folder, self)
             checkpoints.open_latest(self.folder)
         else:
             self.folder = new_folder(args)
@@ -149,7 +149,7 @@ class Run:
         if self.checkpoints is not None:
             self.checkpoints.begin(self.folder)
             if not self.resumed:
-                self._lock()
+                self.unlock = lock(self.folder, self)
         sync_folder(self.folder)
 
     def _other_sinks(self) -> list[Sink]:
@@ -278,31 +278,6 @@ class Run:
             signal.signal(number, handler)
         self.previous_handlers = {}
 
-    def _lock(self) -> None:
-        """Hold the run folder for this process, where the system can. Raises `BadInput` if another one has it."""
-        try:
-            import fcntl  # noqa: PLC0415 - not on every system
-        except ImportError:
-            return
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        self.unlock = weakref.finalize(self, os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.unlock()
-            raise BadInput("--resume", self.folder, "is still running, in another process") from None
-        except OSError:  # a file system without locks
-            return
-
-
-def new_folder(args: RunFlags) -> Path:
-    """The folder of a run that begins now; it is not made yet."""
-    now = int(time.time())
-    name = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__"
-    while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
-        now += 1
-    return Path("runs") / f"{name}{now}"
-
 
 def flat(made_with: dict[str, object]) -> dict[str, object]:
     """Versions, hardware and commit on one level."""
@@ -318,15 +293,3 @@ def require_same(changed: Mapping[str, str], anyway: bool, folder: Path) -> None
         raise BadInput("--resume", folder, f"{text}: the same weights cannot be promised; --resume-anyway goes on")
     if text:
         notice(f"--resume-anyway: {text}; the weights will not be those of the run left alone")
-
-
-def cut_event_files(folder: Path, lengths: Mapping[str, int]) -> None:
-    """Cut the event files to what they held when the checkpoint was written."""
-    for path in event_files(folder):
-        try:
-            if path.name not in lengths:
-                path.unlink()
-            elif path.stat().st_size > lengths[path.name]:
-                os.truncate(path, lengths[path.name])
-        except OSError as error:
-            raise WriteError(path, error) from None

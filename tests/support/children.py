@@ -24,7 +24,8 @@ from cleanrl import (  # noqa: F401
     qdagger_dqn_atari_jax_impalacnn,
 )
 from cleanrl_utils.flags import run as run_script
-from cleanrl_utils.run import archive, checkpoint, sinks, tracker  # noqa: F401
+from cleanrl_utils.run import archive, sinks
+from cleanrl_utils.run import run as run_
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.support.children"])
@@ -75,11 +76,12 @@ def _child(name: str, flags: Flags, folder: str, errors: Connection, settings: t
 # --- What `before` may be ---
 
 
-def at_tick(place: str, number: int, action: Callable[[], None]) -> None:
+def at_tick(script: Any, place: str, number: int, action: Callable[[], None]) -> None:
     """Do something when a place is come to for the `number`-th time.
 
-    A phase: the end of a step of it. `writing`: a piece of an array is about to be written. `logging`: half of an event has
-    been. `flushing`: a file or a folder is about to be flushed to the disk, before and after it gets its name.
+    A phase: the end of a step of it. `evaluation`: a step of an evaluation. `between`: a loop is about to begin. `writing`:
+    a piece of an array is about to be written. `logging`: half of an event has been. `flushing`: a file or a folder is about
+    to be flushed to the disk, before and after it gets its name.
     """
     left = number
 
@@ -90,11 +92,18 @@ def at_tick(place: str, number: int, action: Callable[[], None]) -> None:
             left = -1
             action()
 
-    due, pieces, fsync, log = checkpoint.Checkpoints.due, archive.pieces, os.fsync, sinks.RecordWriter.write
+    due, begin, pieces, fsync, log = run_.Run.due, run_.Run.begin, archive.pieces, os.fsync, sinks.RecordWriter.write
+    evaluate, running = getattr(script, "evaluate", None), False
 
-    def watched_due(self: checkpoint.Checkpoints, step: int) -> bool:
-        tick(self.phase)
+    def watched_due(self: run_.Run, step: int) -> bool:
+        tick(self.checkpoints.latest[0] if self.checkpoints.latest else "training")
         return due(self, step)
+
+    def watched_begin(self: run_.Run, *about: Any) -> None:
+        nonlocal running
+        running = True  # the teacher's evaluation is over, and there is a folder
+        tick("between")
+        begin(self, *about)
 
     def watched_pieces(array: Any) -> Any:
         for piece in pieces(array):
@@ -113,22 +122,30 @@ def at_tick(place: str, number: int, action: Callable[[], None]) -> None:
         tick("logging")
         self._writer.write(content[len(content) // 2 :])
 
-    checkpoint.Checkpoints.due, archive.pieces = watched_due, watched_pieces
-    os.fsync, sinks.RecordWriter.write = watched_fsync, watched_log
+    def watched_evaluate(act: Callable[[Any], Any], *about: Any) -> Any:
+        def watched(obs: Any) -> Any:
+            if running:
+                tick("evaluation")
+            return act(obs)
+
+        return evaluate(watched, *about)
+
+    run_.Run.due, run_.Run.begin, archive.pieces = watched_due, watched_begin, watched_pieces
+    os.fsync, sinks.RecordWriter.write, script.evaluate = watched_fsync, watched_log, watched_evaluate
 
 
-def die(_: Any, place: str, number: int) -> None:
+def die(script: Any, place: str, number: int) -> None:
     """Be killed there, as by a power cut."""
-    at_tick(place, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    receive(script, place, number, signal.SIGKILL)
 
 
-def receive(_: Any, place: str, number: int, sent: int) -> None:
+def receive(script: Any, place: str, number: int, sent: int) -> None:
     """Receive a signal there."""
-    at_tick(place, number, lambda: os.kill(os.getpid(), sent))
+    at_tick(script, place, number, lambda: os.kill(os.getpid(), sent))
 
 
-def fill_disk(_: Any, place: str, number: int, size: int) -> None:
+def fill_disk(script: Any, place: str, number: int, size: int) -> None:
     """Let no file grow beyond `size` bytes from there on."""
     import resource
 
-    at_tick(place, number, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    at_tick(script, place, number, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))

@@ -31,7 +31,7 @@ class Games:
         return self.stacks
 
     def step(self) -> tuple[np.ndarray, ...]:
-        """One vector step as `ReplayBuffer.add` takes it: obs, actions, rewards, terminations, truncations, resets."""
+        """One vector step as a replay stores it: obs, actions, rewards, terminations, truncations, resets."""
         n, rng = self.num_envs, self.rng
         resets = self.ended
         actions = rng.integers(0, 6, n)
@@ -78,8 +78,8 @@ class Kind(NamedTuple):
     def play(self, rb: Any, games: Games, num_steps: int) -> None:
         """Store the next steps of the games in a buffer."""
         for _ in range(num_steps):
-            obs, *rest = games.step()
-            rb.add(self.array(obs), *rest)
+            obs, actions, *rest = games.step()
+            rb.add(self.array(obs), actions, dqn_atari.Step(*rest, finished=[]))
 
 
 IN_TORCH = Kind(dqn_atari.ReplayBuffer, torch.device("cpu"), torch.from_numpy)

@@ -12,7 +12,7 @@ from pathlib import Path
 from cleanrl_utils import flags
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.run.checkpoint import Checkpoints
-from cleanrl_utils.run.tracker import start_run
+from cleanrl_utils.run.run import Run
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Args:
     wandb_project_name: str = "toys"
     wandb_entity: str | None = None
     config: str | None = None
-    checkpoint_frequency: int = 10
+    checkpoint_frequency: int | None = 10
+    keep_checkpoint: bool = False
     resume: str | None = None
     resume_anyway: bool = False
     num_envs: int = 1
@@ -48,29 +49,38 @@ def check(args: Args) -> None:
     flags.require_positive(args, "total_timesteps")
 
 
+@dataclass
+class State:
+    """How far it has counted."""
+
+    step: int = 0
+
+
 def main(args: Args) -> None:
     """Count."""
     check(args)
-    checkpoints = Checkpoints(args)
+    run, state = Run(args, Checkpoints(args)), State()
     protocol = {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "setting": os.environ.get("TOY_SETTING")}
-    with start_run(args, protocol, checkpoints) as tracker:
+    with run.started(protocol, state):
         seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
         seen["cores"] = sorted(os.sched_getaffinity(0))
-        Path(tracker.folder, "seen.json").write_text(json.dumps(seen))
-        tracker.phase("counting", args.total_timesteps)
-        (first,) = checkpoints.begin("counting", 0)
-        for step in range(first, args.total_timesteps):
+        Path(run.folder, "seen.json").write_text(json.dumps(seen))
+        run.begin("counting", args.total_timesteps, state)
+        first = state.step
+        while state.step < args.total_timesteps:
             if not args.slow_seed or (args.seed == args.slow_seed and not first):
                 time.sleep(args.pause)
-            if args.seed == args.fail_seed and step == 15:
+            if args.seed == args.fail_seed and state.step == 15:
                 raise FloatingPointError("a loss was not finite")
-            if args.seed == args.die_seed and step == 25 and not first:
+            if args.seed == args.die_seed and state.step == 25 and not first:
                 os.kill(os.getpid(), signal.SIGKILL)
-            tracker.advance(step + 1)
-            tracker.scalars({"charts/episodic_return": args.level + step + args.seed / 10, "charts/SPS": 7.0}, step + 1)
-            if checkpoints.due(step + 1):
-                checkpoints.save(step + 1)
-        tracker.finish({"steps": args.total_timesteps}, {"agent": Evaluation([args.level] * 2, [1, 1], 0)})
+            returned = args.level + state.step + args.seed / 10
+            state.step += 1
+            run.advance(state.step)
+            run.scalars({"charts/episodic_return": returned, "charts/SPS": 7.0}, state.step)
+            if run.due(state.step):
+                run.save(state)
+        run.finish({"steps": args.total_timesteps}, {"agent": Evaluation([args.level] * 2, [1, 1], 0)})
 
 
 if __name__ == "__main__":
