@@ -21,6 +21,7 @@ from cleanrl import dqn_atari
 from cleanrl_utils.files import replacing
 from cleanrl_utils.record import commit, hardware
 from cleanrl_utils.run.archive import Archive, write
+from cleanrl_utils.seeds import TRAINING
 
 
 @dataclass
@@ -38,16 +39,13 @@ class Args:
 def full_buffer(args: Args) -> dqn_atari.ReplayBuffer:
     """A buffer that is full of a random player's games."""
     rb = dqn_atari.ReplayBuffer(args.transitions, args.num_envs, 1, 0.99, torch.device("cpu"))
-    envs, obs, _, episodes = dqn_atari.make_envs(dqn_atari.Args(env_id=args.env_id, num_envs=args.num_envs), seed_purpose=0)
-    rng, num_actions = np.random.default_rng(1), int(envs.single_action_space.n)
+    games, rng = dqn_atari.Games(dqn_atari.Args(env_id=args.env_id), TRAINING, args.num_envs), np.random.default_rng(1)
     for _ in range(rb.num_rows):
-        actions = rng.integers(num_actions, size=args.num_envs)
-        envs.send(actions)
-        next_obs, rewards, terminations, truncations, infos = envs.recv()
-        resets, _ = episodes.step(rewards, infos)
-        rb.add(torch.as_tensor(obs), actions, np.sign(rewards), terminations, truncations, resets)
-        obs = next_obs
-    envs.close()
+        obs = torch.as_tensor(games.obs)
+        actions = games.send(rng.integers(games.num_actions, size=args.num_envs))
+        step = games.recv()
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
+    games.close()
     return rb
 
 

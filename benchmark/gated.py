@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import importlib
 import os
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from cleanrl_utils.devices.common import keep_freed_memory
+from cleanrl_utils.run.run import Run
 from cleanrl_utils.run.sinks import TensorBoard
 from cleanrl_utils.run.tracker import Tracker
+from cleanrl_utils.seeds import EVALUATION
 
 SCRIPTS = Path(__file__).parents[1] / "cleanrl"
 ENDLESS = 10**8
@@ -120,51 +122,60 @@ def device_memory() -> float:
     return cuda.max_memory_allocated() / 1e9 if cuda.is_initialized() else 0.0
 
 
-class GatedTracker(Tracker):
-    """Logs to a temporary folder; hands the progress of one phase to the gate."""
+class GatedRun(Run):
+    """A run that keeps nothing and logs to a temporary folder; hands the progress of one phase to the gate."""
 
-    def __init__(self, gate: Gate, phase: str) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="speed-"))
-        super().__init__(sinks=[TensorBoard(folder)])  # no folder: no progress bar on the screen
-        self.gate, self.gated_phase, self.folder = gate, phase, folder
+    def __init__(self, gate: Gate, phase: str, args: Any) -> None:
+        super().__init__(args)
+        self.gate, self.gated_phase, self.before = gate, phase, 0
 
-    def phase(self, name: str, total: int, unit: str = "steps", first: int = 0) -> None:
+    @contextlib.contextmanager
+    def started(self, *_: Any) -> Iterator[None]:
+        """Begin, without a run folder."""
+        self.folder = Path(tempfile.mkdtemp(prefix="speed-"))
+        self.tracker = Tracker(self.folder, [TensorBoard(self.folder)])
+        self.tracker.bar.stop()  # what is measured is told by the process that measures
+        yield
+
+    def begin(self, name: str, total: int, state: Any = None, unit: str = "steps") -> None:
         """Begin a phase."""
-        super().phase(name, total, unit, first)
-        self.before = first
+        super().begin(name, total, state, unit)
+        self.before = state.step
 
-    def advance(self, done: int) -> None:
+    def advance(self, step: int) -> None:
         """Tell the gate what was done since the last call."""
-        super().advance(done)
-        if self.name == self.gated_phase:
+        super().advance(step)
+        if self.tracker.name == self.gated_phase:
             self.gate.mark("store")
-            self.gate.step(done - self.before)
-        self.before = done
+            self.gate.step(step - self.before)
+        self.before = step
 
 
-class GatedEnvs:
-    """Environments that mark the stages of a vector step; without overlap, `send` waits until they have stepped."""
+def gated(games: type, gate: Gate, overlap: bool) -> type:
+    """The script's `Games`, in training marking the stages of a vector step; without overlap, `send` waits for the step."""
 
-    def __init__(self, envs: Any, gate: Gate, overlap: bool) -> None:
-        self.envs, self.gate, self.overlap = envs, gate, overlap
+    class GatedGames(games):
+        def __init__(self, args: Any, purpose: int, num_games: int) -> None:
+            super().__init__(args, purpose, num_games)
+            self.mark = (lambda _: None) if purpose == EVALUATION else gate.mark
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.envs, name)
+        def send(self, actions: np.ndarray) -> np.ndarray:
+            """What went before was acting; what follows is learning."""
+            self.mark("act")
+            played = super().send(actions)
+            if not overlap:
+                self.received = super().recv()
+            self.mark("send")
+            return played
 
-    def send(self, actions: np.ndarray) -> None:
-        """What went before was acting; what follows is learning."""
-        self.gate.mark("act")
-        self.envs.send(actions)
-        if not self.overlap:
-            self.received = self.envs.recv()
-        self.gate.mark("send")
+        def recv(self) -> Any:
+            """What went before was learning; what follows is storing."""
+            self.mark("learn")
+            step = super().recv() if overlap else self.received
+            self.mark("wait")
+            return step
 
-    def recv(self) -> Any:
-        """What went before was learning; what follows is storing."""
-        self.gate.mark("learn")
-        received = self.envs.recv() if self.overlap else self.received
-        self.gate.mark("wait")
-        return received
+    return GatedGames
 
 
 def work(connection: Connection, candidate: Candidate, args: Any) -> None:
@@ -189,16 +200,10 @@ def script_args(module: ModuleType, candidate: Candidate, args: Any) -> Any:
 
 
 def run_script(gate: Gate, candidate: Candidate, args: Any) -> None:
-    """Train with one of our scripts: its own `main`, whose tracker and environments keep the time."""
+    """Train with one of our scripts: its own `main`, whose run and games keep the time."""
     module = load(candidate.script)
-    make_envs = module.make_envs
-
-    def make_gated_envs(*arguments: Any, **keywords: Any) -> tuple:
-        envs, *rest = make_envs(*arguments, **keywords)
-        return GatedEnvs(envs, gate, candidate.overlap), *rest
-
-    module.make_envs = make_gated_envs
-    module.start_run = lambda *_: GatedTracker(gate, candidate.phase)
+    module.Games = gated(module.Games, gate, candidate.overlap)
+    module.Run = lambda args, _: GatedRun(gate, candidate.phase, args)
     module.main(script_args(module, candidate, args))
 
 
@@ -271,11 +276,12 @@ def filled_buffer(module: ModuleType, flags: Any, rng: np.random.Generator) -> A
     """A full replay buffer of noise, on the device that the flags name."""
     _, device = module.choose_devices(flags)
     rb, none = module.ReplayBuffer(flags.buffer_size, flags.num_envs, 1, 0.99, device), np.zeros(flags.num_envs, bool)
+    step = module.Step(np.zeros(flags.num_envs), none, none, none, finished=[])
     to_device = module.torch.as_tensor if hasattr(module, "torch") else module.jax.device_put
     noise = [rng.integers(256, size=(flags.num_envs, 4, 84, 84), dtype=np.uint8) for _ in range(100)]
     for row in range(rb.num_rows):
         obs = to_device(noise[row % len(noise)], device=device)
-        rb.add(obs, np.zeros(flags.num_envs, np.int64), np.zeros(flags.num_envs), none, none, none)
+        rb.add(obs, np.zeros(flags.num_envs, np.int64), step)
     return rb
 
 
@@ -304,25 +310,12 @@ def synchronize_batch(batch: Any) -> None:
 
 
 def torch_update(module: ModuleType, flags: Any, rb: Any, compiled: bool) -> Callable[[Any], Any]:
-    """The update of a torch script, on networks of its default kinds, made as its `main` makes it."""
-    torch = module.torch
-    device, on_cuda = rb.frames.device, rb.frames.device.type == "cuda"
-    kinds = [module.NatureCNN] * 2 if not hasattr(module, "ImpalaCNN") else [module.ImpalaCNN] * 2 + [module.NatureCNN]
-    networks = [kind(6).to(device, memory_format=torch.channels_last) for kind in kinds]
-    module.use_onednn(*networks)
-    rate, coefficient = torch.tensor(1e-4, device=device), torch.ones((), device=device)
-    optimizer = torch.optim.Adam(networks[0].parameters(), lr=rate, fused=True, capturable=on_cuda)
-
-    def loss_fn(batch: Any) -> Any:
-        if len(networks) == 2:
-            return module.td_loss(*networks, batch, flags.double_q, flags.huber, flags.bf16)
-        return module.qdagger_loss(*networks, batch, coefficient, flags, flags.bf16)
-
-    update = module.make_update(loss_fn, optimizer, rb, flags.batch_size, device, compiled)
-    if not flags.cuda_graph:
-        return update
-    state = functools.partial(module.learner_state, networks[0], optimizer)
-    return module.cuda_graph(update, flags.batch_size, state)
+    """The update of a torch script's learner, on networks of its default kinds."""
+    device = rb.frames.device
+    taught = [module.NatureCNN(6).to(device).requires_grad_(False)] if hasattr(module, "ImpalaCNN") else []
+    learner = module.Learner(flags, *taught, device)
+    learner.compiled = compiled  # an IMPALA network would not be, on a CPU
+    return learner.updater(rb, flags)
 
 
 def run_update(gate: Gate, candidate: Candidate, args: Any) -> None:

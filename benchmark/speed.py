@@ -5,7 +5,7 @@
 
 Every candidate is a process of its own that trains, warmed up and compiled. One runs for a few seconds while the others
 stand still, then the next, and so round and round: what slows the machine slows them all. The scripts run as they are;
-only their tracker and their environments are replaced by ones that keep the time. Prints a table and writes it with a
+only their `Run` and their `Games` are replaced by ones that keep the time. Prints a table and writes it with a
 picture and all numbers (JSON); on a CPU or a CUDA machine. Needs the extras `atari`, `jax` and `plots`.
 """
 

@@ -18,10 +18,12 @@ import torch
 
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
+from cleanrl_utils.evals.play import Act, Evaluation, evaluate
 from cleanrl_utils.flags import parse, run
 from cleanrl_utils.models.files import load_weights, save_params
 from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.record import read_series
+from cleanrl_utils.seeds import EVALUATION
 from tests.support import children
 
 # Each run compiles the same again, so what JAX compiles is kept. The first process makes the folder and removes it at its
@@ -142,18 +144,24 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: list(zip(steps.tolist(), values.tolist(), strict=True)) for tag, (steps, _, values) in found.items()}
 
 
+def score(act: Act, env_id: str, episodes: int, seed: int, epsilon: float, **flags: Any) -> Evaluation:
+    """Whole Atari games played as the scripts' evaluations play them."""
+    args = dqn_atari.Args(env_id=env_id, seed=seed, **flags)
+    return evaluate(act, dqn_atari.Games(args, EVALUATION, episodes), seed, epsilon)
+
+
 def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Callable[..., Any]) -> list[Any]:
     """What `look(rb)` finds before each update of the run to come."""
     seen: list[Any] = []
 
-    if hasattr(script, "make_update"):
-        make_update = script.make_update
+    if hasattr(script.Learner, "updater"):
+        updater = script.Learner.updater
 
-        def watched_update(loss_fn, optimizer, rb, *settings):
-            update = make_update(loss_fn, optimizer, rb, *settings)
+        def watched_updater(learner, rb, args):
+            update = updater(learner, rb, args)
             return lambda index: (seen.append(look(rb)), update(index))[1]
 
-        monkeypatch.setattr(script, "make_update", watched_update)
+        monkeypatch.setattr(script.Learner, "updater", watched_updater)
         return seen
 
     make_learn = script.make_learn

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 
@@ -36,13 +34,13 @@ def test_sampling_is_that_of_the_cpu():
 def updater(graph: bool, compiled: bool = False):
     device = torch.device("cuda")
     torch.manual_seed(0)
-    q_network, target_network = dqn.NatureCNN(6).cuda(), dqn.NatureCNN(6).cuda()
-    optimizer = torch.optim.Adam(q_network.parameters(), lr=1e-3, fused=True, capturable=True)
-    loss_fn = lambda batch: dqn.td_loss(q_network, target_network, batch, True, True, False)  # noqa: E731
-    update = dqn.make_update(loss_fn, optimizer, filled(device), 32, device, compiled)
-    if graph:
-        update = dqn.cuda_graph(update, 32, functools.partial(dqn.learner_state, q_network, optimizer))
-    return q_network, update
+    args = dqn.Args(
+        env_id="PongNoFrameskip-v4", num_envs=2, n_step=3, double_q=True, huber=True, learning_rate=1e-3, cuda_graph=graph,
+        compile=compiled,
+    )  # fmt: skip
+    learner = dqn.Learner(args, device)
+    learner.target_network = dqn.NatureCNN(6).to(device, memory_format=torch.channels_last)
+    return learner.q_network, learner.updater(filled(device), args)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -104,13 +104,13 @@ class InTurn:
 
 def test_learning_while_the_environments_step_changes_nothing(train, dqn, monkeypatch):
     overlapped = weights(dqn, train(dqn, *TINY_RUN, "--save-model"))
-    make_envs = dqn.make_envs
 
-    def make_in_turn(*arguments, **keywords):
-        envs, *start = make_envs(*arguments, **keywords)
-        return InTurn(envs), *start
+    class GamesInTurn(dqn.Games):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.envs.envs = InTurn(self.envs.envs)
 
-    monkeypatch.setattr(dqn, "make_envs", make_in_turn)
+    monkeypatch.setattr(dqn, "Games", GamesInTurn)
     assert all(equal(overlapped, weights(dqn, train(dqn, *TINY_RUN, "--save-model"))))
 
 
@@ -200,8 +200,8 @@ def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, dqn, capsys
 def test_the_best_evaluated_weights_are_kept_beside_the_last(train, dqn, monkeypatch):
     scores = iter([1.0, 5.0, 3.0])
 
-    def fake_scores(policy, **protocol):  # the scores are made up; what is kept when is the claim
-        result = evaluate(policy, **protocol)
+    def fake_scores(*given):  # the scores are made up; what is kept when is the claim
+        result = evaluate(*given)
         return dqn.Evaluation([next(scores)], result.lengths, result.capped)
 
     evaluate = dqn.evaluate
@@ -225,15 +225,16 @@ def test_protocol_flags_run(train, dqn, flags):
 def test_compiled_and_plain_updates_have_the_same_losses_on_the_same_batches(cpu, bf16, tolerance):
     def losses(compiled: bool) -> list[float]:
         torch.manual_seed(0)
-        q_network, target_network = dqn_atari.NatureCNN(6), dqn_atari.NatureCNN(6)
         rb, rng = dqn_atari.ReplayBuffer(200, 2, 3, 0.99, cpu), np.random.default_rng(0)
         for _ in range(100):
             obs = torch.from_numpy(rng.integers(256, size=(2, 4, 84, 84), dtype=np.uint8))
             rewards, ends = rng.integers(-1, 2, 2).astype(float), rng.random((3, 2)) < 0.05
-            rb.add(obs, rng.integers(6, size=2), rewards, *ends)
-        optimizer = torch.optim.Adam(q_network.parameters(), lr=torch.tensor(1e-3), fused=True)
-        loss_fn = lambda batch: dqn_atari.td_loss(q_network, target_network, batch, True, False, bf16)  # noqa: E731
-        update = dqn_atari.make_update(loss_fn, optimizer, rb, 8, cpu, compiled)
+            rb.add(obs, rng.integers(6, size=2), dqn_atari.Step(rewards, *ends, finished=[]))
+        args = dqn_atari.Args(env_id="PongNoFrameskip-v4", num_envs=2, batch_size=8, learning_rate=1e-3, double_q=True)
+        learner = dqn_atari.Learner(args, cpu)
+        learner.target_network = dqn_atari.NatureCNN(6)
+        learner.compiled, learner.bf16 = compiled, bf16
+        update = learner.updater(rb, args)
         return [float(update(index)[0]) for index in torch.from_numpy(rb.draw(6, 8, rng))]
 
     plain = losses(compiled=False)

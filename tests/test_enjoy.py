@@ -19,7 +19,7 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.flags import command_line, parse, run
 from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.zoo import __main__ as zoo
-from tests.conftest import TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER
+from tests.conftest import TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, score
 from tests.support import children, video_of_noise
 
 LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+)")
@@ -368,10 +368,10 @@ def test_a_table_holds_what_the_games_say_raw_and_clipped():
 
 
 def test_clipped_returns_are_the_sums_of_the_signs():
-    from cleanrl_utils.evals.atari import evaluate
-
-    result = evaluate(lambda obs: np.zeros(len(obs), int), "SpaceInvadersNoFrameskip-v4", 2, 3, epsilon=1.0, max_frames=2000)
-    assert all(0 < clipped * 5 <= score for clipped, score in zip(result.clipped_returns, result.returns, strict=True))
+    result = score(
+        lambda obs: np.zeros(len(obs), int), "SpaceInvadersNoFrameskip-v4", 2, seed=3, epsilon=1.0, eval_max_frames=2000
+    )
+    assert all(0 < clipped * 5 <= raw for clipped, raw in zip(result.clipped_returns, result.returns, strict=True))
 
 
 def test_a_table_of_several_models_is_printed_and_written(command, monkeypatch, cartpole):

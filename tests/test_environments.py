@@ -1,6 +1,9 @@
-"""The vector environment against Gymnasium's wrappers, and the ends of real games."""
+"""The games that the scripts play: against Gymnasium's wrappers, the ends of real games, and games that are put back."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,9 +13,24 @@ from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl import dqn_atari as dqn
-from cleanrl_utils.errors import BadInput
-from cleanrl_utils.evals.atari import Episodes, FireAfterLifeLoss, count_actions, game_settings
-from cleanrl_utils.seeds import env_seeds
+from cleanrl_utils.errors import BadInput, CannotGoOn
+from cleanrl_utils.evals.atari import count_actions, game_settings
+from cleanrl_utils.record import versions
+from cleanrl_utils.run import archive
+from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
+
+slow = pytest.mark.slow  # a reset with a seed takes a tenth of a second: the ALE reads the game anew
+
+
+def games_of(env_id: str, num_games: int, purpose: int = TRAINING, **flags: Any) -> dqn.Games:
+    """Games as the scripts play them: test_scripts.py holds that `Games` is the same in all."""
+    return dqn.Games(dqn.Args(env_id=env_id, **flags), purpose, num_games)
+
+
+def play(games: dqn.Games, actions: np.ndarray) -> dqn.Step:
+    """Send and receive."""
+    games.send(actions)
+    return games.recv()
 
 
 @pytest.mark.parametrize("game", ["breakout", "pong"])
@@ -38,26 +56,23 @@ def test_frames_and_rewards_equal_gymnasiums_for_1000_steps(game):
         assert rewards[0] == reward
 
 
-@pytest.mark.parametrize(("game", "n_step", "life_loss"), [("breakout", 3, True), ("breakout", 1, False), ("pong", 2, True)])
-def test_replay_rebuilds_what_real_games_showed(game, n_step, life_loss, cpu):
-    envs = AtariVectorEnv(game, 3, life_loss_info=life_loss, reward_clipping=False, max_num_frames_per_episode=300)
-    obs, infos = envs.reset(seed=np.arange(3))
-    fire, episodes, rng = FireAfterLifeLoss(envs, infos), Episodes(infos), np.random.default_rng(0)
+@pytest.mark.parametrize(("game", "n_step", "life_loss"), [("Breakout", 3, True), ("Breakout", 1, False), ("Pong", 2, True)])
+def test_replay_rebuilds_what_real_games_showed(monkeypatch, game, n_step, life_loss, cpu):
+    monkeypatch.setattr(dqn, "MAX_FRAMES", 300)
+    games, rng = games_of(f"{game}NoFrameskip-v4", 3, life_loss=life_loss), np.random.default_rng(0)
     rb = dqn.ReplayBuffer(3 * 150, 3, n_step, 0.9, cpu)
-    seen, ended = [obs], []
+    seen, ended = [games.obs], []
     for _ in range(250):
-        actions = fire(rng.integers(0, 4, 3))
-        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
-        resets, _ = episodes.step(rewards, infos)
-        rb.add(torch.from_numpy(obs), actions, np.sign(rewards), terminations, truncations, resets)
-        fire.observe(infos)
-        obs = next_obs
-        seen.append(obs)
-        ended.append((terminations, truncations, resets))
+        obs = torch.from_numpy(games.obs)
+        actions = games.send(rng.integers(0, 4, 3))
+        step = games.recv()
+        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
+        seen.append(games.obs)
+        ended.append((step.terminations, step.truncations, step.resets))
     terminations, truncations, resets = (np.array(column) for column in zip(*ended, strict=True))
     assert truncations.sum() >= 6
     assert (resets[1:] >= truncations[:-1]).all(), "a cut game is reset in the next step"
-    if game == "breakout" and life_loss:
+    if game == "Breakout" and life_loss:
         assert terminations.sum() > 6
         assert not resets[1:][terminations[:-1] & ~truncations[:-1]].all(), "a lost life does not reset the game"
 
@@ -79,14 +94,11 @@ def test_replay_rebuilds_what_real_games_showed(game, n_step, life_loss, cpu):
 
 
 def test_a_lost_life_terminates_the_return_and_the_game_goes_on():
-    args = dqn.Args(env_id="BreakoutNoFrameskip-v4", num_envs=1)
-    envs, _, fire, episodes = dqn.make_envs(args, seed_purpose=0)
-    ends, finished = [], []
+    games, ends, finished = games_of("BreakoutNoFrameskip-v4", 1), [], []
     while not finished:
-        _, rewards, terminations, _, infos = envs.step(fire(np.zeros(1, dtype=np.int64)))
-        resets, finished = episodes.step(rewards, infos)
-        fire.observe(infos)
-        ends.append((bool(terminations[0]), bool(resets[0])))
+        step = play(games, np.zeros(1, dtype=np.int64))
+        ends.append((bool(step.terminations[0]), bool(step.resets[0])))
+        finished = step.finished
     assert sum(terminated for terminated, _ in ends) == 5, "five lives"
     assert sum(reset for _, reset in ends) == 1
     assert ends[-2:] == [(True, False), (False, True)], "the reset comes in the step after the last life"
@@ -94,43 +106,122 @@ def test_a_lost_life_terminates_the_return_and_the_game_goes_on():
 
 
 def test_without_fire_breakout_waits_for_ever_after_a_lost_life():
-    args = dqn.Args(env_id="BreakoutNoFrameskip-v4", num_envs=1)
-    envs, *_ = dqn.make_envs(args, seed_purpose=0)
+    games = games_of("BreakoutNoFrameskip-v4", 1)
+    games.waits_for_fire = False
     for _ in range(400):
-        _, _, _, _, infos = envs.step(np.zeros(1, dtype=np.int64))
-    assert infos["lives"][0] == 4
+        play(games, np.zeros(1, dtype=np.int64))
+    assert games.envs.lives[0] == 4
+
+
+@pytest.mark.parametrize(("env_id", "waits"), [("BreakoutNoFrameskip-v4", True), ("MsPacmanNoFrameskip-v4", False)])
+def test_send_returns_what_is_played_fire_after_a_lost_life(monkeypatch, env_id, waits):
+    """Fire where the step before cost a life and the game goes on; else what was given. Only where a game waits for it."""
+    games, rng, sent = games_of(env_id, 2), np.random.default_rng(0), []
+    envs_send = games.envs.envs.send
+    monkeypatch.setattr(games.envs.envs, "send", lambda actions: (sent.append(actions), envs_send(actions))[1])
+    lost, pressed, ended = np.zeros(2, dtype=bool), 0, 0
+    while pressed + ended < 8:
+        given = rng.choice([0, 2, 3], 2)  # never fire
+        played, lives = games.send(given), games.envs.lives
+        assert np.array_equal(played, np.where(lost & waits, 1, given))
+        assert np.array_equal(sent[-1], played)
+        assert np.array_equal(games.envs.history.actions[games.envs.history.end - 1], played)
+        pressed += (lost & waits).sum()
+        resets = games.recv().resets
+        lost = (games.envs.lives < lives) & ~resets
+        ended += lost.sum() if not waits else resets.sum()
 
 
 def test_without_life_loss_only_the_games_end_terminates():
-    args = dqn.Args(env_id="BreakoutNoFrameskip-v4", num_envs=1, life_loss=False)
-    envs, _, fire, _ = dqn.make_envs(args, seed_purpose=0)
-    count, lives = 0, 5
+    games, count = games_of("BreakoutNoFrameskip-v4", 1, life_loss=False), 0
     while not count:
-        _, _, terminations, _, infos = envs.step(fire(np.zeros(1, dtype=np.int64)))
-        fire.observe(infos)
-        count += int(terminations[0])
-        lives = infos["lives"][0]
-    assert lives == 0
+        count += int(play(games, np.zeros(1, dtype=np.int64)).terminations[0])
+    assert games.envs.lives[0] == 0
 
 
-def test_episodes_report_raw_whole_game_returns():
-    envs = AtariVectorEnv("pong", 2, reward_clipping=False, life_loss_info=True)
-    _, infos = envs.reset(seed=np.array([1, 2]))
-    episodes, rewards_of, finished = Episodes(infos), [0, 0], []
-    rng = np.random.default_rng(0)
+def test_finished_games_have_their_raw_whole_game_returns():
+    games, rewards_of, rng = games_of("PongNoFrameskip-v4", 2), np.zeros(2), np.random.default_rng(0)
+    finished = []
     while not finished:
-        _, rewards, _, _, infos = envs.step(rng.integers(0, 6, 2))
-        resets, finished = episodes.step(rewards, infos)
-        rewards_of = [total + reward for total, reward in zip(rewards_of, rewards, strict=True)]
-    assert finished[0][0] == rewards_of[int(np.flatnonzero(resets)[0])] <= -14
+        step = play(games, rng.integers(0, 6, 2))
+        rewards_of, finished = rewards_of + step.rewards, step.finished
+    assert finished[0][0] == rewards_of[int(np.flatnonzero(step.resets)[0])] <= -14
     assert finished[0][1] > 700
+
+
+@pytest.mark.parametrize(
+    ("env_id", "sticky", "steps"),
+    [("ALE/Breakout-v5", None, 350), pytest.param("SpaceInvadersNoFrameskip-v4", 0.0, 500, marks=slow)],
+)
+def test_each_game_is_the_one_of_its_seed_stepped_by_itself(env_id, sticky, steps):
+    """Every environment of three against a vector environment of one, reset by hand when its game is over."""
+    games, rng = games_of(env_id, 3, seed=5, sticky_actions=sticky), np.random.default_rng(0)
+    game, of_id = game_settings(env_id)
+    chance = of_id if sticky is None else sticky
+    alone = [AtariVectorEnv(game, 1, reward_clipping=False, repeat_action_probability=chance) for _ in range(3)]
+    numbers, returns, lengths, over = np.zeros(3, dtype=int), np.zeros(3), np.zeros(3, dtype=int), np.zeros(3, dtype=bool)
+    seen = np.concatenate([env.reset(seed=env_seeds(5, TRAINING, numbers)[i : i + 1])[0] for i, env in enumerate(alone)])
+    for _ in range(steps):
+        assert np.array_equal(games.obs, seen)
+        actions, finished = games.send(rng.integers(0, games.num_actions, 3)), []
+        step, seen = games.recv(), seen.copy()
+        assert np.array_equal(step.resets, over)
+        for i, env in enumerate(alone):
+            if over[i]:
+                numbers[i] += 1
+                seen[i] = env.reset(seed=env_seeds(5, TRAINING, numbers)[i : i + 1])[0][0]
+                finished.append((returns[i], lengths[i]))
+                returns[i], lengths[i], over[i] = 0, 0, False
+                continue
+            obs, rewards, terminations, truncations, _ = env.step(actions[i : i + 1])
+            seen[i], over[i] = obs[0], terminations[0] or truncations[0]
+            assert step.rewards[i] == rewards[0]
+            returns[i], lengths[i] = returns[i] + rewards[0], lengths[i] + 1
+        assert step.finished == finished
+        assert np.array_equal(games.envs.history.lengths, lengths)
+    assert numbers.sum() >= 2
+
+
+@pytest.mark.parametrize("num_games", [12, pytest.param(100, marks=slow)])
+def test_short_games_are_reset_once_each_with_seeds_of_their_own(monkeypatch, num_games):
+    monkeypatch.setattr(dqn, "MAX_FRAMES", 40)
+    games, rng, calls, began = games_of("PongNoFrameskip-v4", 4), np.random.default_rng(0), [], 0
+    reset = games.envs.envs.reset
+    monkeypatch.setattr(games.envs.envs, "reset", lambda **given: (calls.append(given), reset(**given))[1])
+    numbers = games.envs.history.numbers.copy()
+    assert numbers.tolist() == [0] * 4
+    while began < num_games:
+        called, cut = len(calls), games.envs.frame_numbers
+        step = play(games, rng.integers(0, 6, 4))
+        numbers, began = numbers + step.resets, began + step.resets.sum()
+        assert np.array_equal(games.envs.history.numbers, numbers)
+        assert len(calls) - called == step.resets.any(), "no call where no game began"
+        if step.resets.any():
+            assert np.array_equal(calls[-1]["options"]["reset_mask"], step.resets)
+            assert np.array_equal(calls[-1]["seed"], env_seeds(1, TRAINING, numbers)[step.resets])
+            assert len(step.finished) == step.resets.sum()
+            assert all(0 < length <= 10 for _, length in step.finished)
+            assert (cut[step.resets] >= 40).all(), "the game before had come to its limit"
+        assert (games.envs.history.lengths <= 10).all()
+
+
+def test_in_evaluation_a_lost_life_ends_nothing_and_no_game_is_begun_twice(monkeypatch):
+    games = games_of("BreakoutNoFrameskip-v4", 2, EVALUATION, eval_max_frames=600)
+    monkeypatch.setattr(games.envs.envs, "reset", None)  # cannot be called
+    lives, over = [], 0
+    while over < 3:
+        step = play(games, np.zeros(2, dtype=np.int64))
+        over += step.resets.sum()
+        lives += games.envs.lives[step.terminations].tolist()
+        assert (games.envs.frame_numbers <= 600).all(), "--eval-max-frames"
+    assert set(lives) <= {0}
 
 
 @pytest.mark.parametrize("env_id", ["BreakoutNoFrameskip-v4", "ALE/Breakout-v5"])
 def test_both_spellings_of_a_game_work(env_id):
-    envs, obs, *_ = dqn.make_envs(dqn.Args(env_id=env_id, num_envs=2), seed_purpose=0)
-    assert obs.shape == (2, 4, 84, 84)
-    assert envs.single_action_space.n == count_actions(env_id) == 4
+    games = games_of(env_id, 2)
+    assert games.obs.shape == (2, 4, 84, 84)
+    assert games.num_actions == count_actions(env_id) == 4
 
 
 def test_sticky_actions_come_from_the_name():
@@ -144,30 +235,141 @@ def test_other_ids_are_refused(env_id):
         game_settings(env_id)
 
 
-def test_seeds_differ_between_games_purposes_and_neighbouring_runs():
-    seeds = [env_seeds(seed, purpose, 0, 50) for seed in range(4) for purpose in (0, 5, 1000)]
-    assert len(np.unique(np.concatenate(seeds))) == 4 * 3 * 50
-    assert np.array_equal(env_seeds(3, 1, 10, 5), env_seeds(3, 1, 0, 15)[10:])
+# --- Seeds ---
+
+
+def test_seeds_differ_between_games_environments_purposes_and_neighbouring_runs():
+    seeds = [
+        env_seeds(seed, purpose, np.full(10, game)) for seed in range(4) for purpose in (0, 5, 1000) for game in range(5)
+    ]
+    assert len(np.unique(np.concatenate(seeds))) == 4 * 3 * 5 * 10
+    assert np.array_equal(
+        env_seeds(3, 1, np.array([7, 2])), [env_seeds(3, 1, np.full(2, n))[i] for i, n in enumerate((7, 2))]
+    )
+
+
+@pytest.mark.parametrize("purpose", [0, 5, 1000])
+def test_first_games_have_the_seeds_that_games_had_without_a_number(purpose):
+    """So the first game of each environment, and with it every evaluation, is the one of version 0.1."""
+    before = [np.random.SeedSequence([3, purpose, i]).generate_state(1)[0] >> 1 for i in range(20)]
+    assert env_seeds(3, purpose, np.zeros(20, dtype=int)).tolist() == before
 
 
 def test_same_seeds_give_the_same_games_and_others_do_not():
     def first_frames(seed: int) -> np.ndarray:
-        envs, *_ = dqn.make_envs(dqn.Args(env_id="PongNoFrameskip-v4", num_envs=3, seed=seed), seed_purpose=0)
-        return np.array([envs.step(np.full(3, t % 6))[0] for t in range(60)])
+        games, seen = games_of("PongNoFrameskip-v4", 3, seed=seed), []
+        for t in range(60):
+            play(games, np.full(3, t % 6))
+            seen.append(games.obs)
+        return np.array(seen)
 
     assert np.array_equal(first_frames(1), first_frames(1))
     assert not np.array_equal(first_frames(1), first_frames(2))
 
 
-def test_games_after_a_checkpoint_are_others():
-    """Seeds come from the step too: else each checkpoint would bring the same beginnings again."""
-    args = dqn.Args(env_id="PongNoFrameskip-v4", num_envs=4)
-    seen = []
-    for step in (0, 0, 400):
-        envs, *_ = dqn.make_envs(args, 0, step)
-        for _ in range(30):
-            obs, *_ = envs.step(np.zeros(4, dtype=np.int64))
-        seen.append(obs)
-        envs.close()
-    assert np.array_equal(seen[0], seen[1])
-    assert not np.array_equal(seen[0], seen[2])
+def test_the_next_game_is_another_one(monkeypatch):
+    """With the seed of the first it would begin the same again."""
+    monkeypatch.setattr(dqn, "MAX_FRAMES", 120)
+    games = games_of("PongNoFrameskip-v4", 2)
+    seen, begins = [], [0, 0]
+    while len(seen) < 90:
+        seen.append(games.obs)
+        resets = play(games, np.zeros(2, dtype=np.int64)).resets
+        begins = [len(seen) if reset else begin for reset, begin in zip(resets, begins, strict=True)]
+    for i, begin in enumerate(begins):
+        assert begin
+        assert not np.array_equal([obs[i] for obs in seen[:15]], [obs[i] for obs in seen[begin : begin + 15]])
+
+
+# --- Games that are put back ---
+
+
+def through_a_file(games: dqn.Games, new: dqn.Games) -> None:
+    """What a checkpoint keeps of `games`, put into `new`."""
+    with Path("games.zip").open("wb") as file:
+        archive.write(file, {"games": games})
+    saved = archive.Archive(Path("games.zip"))
+    saved.fill(new, saved.tree["games"])
+    saved.close()
+
+
+def same(ours: dqn.Step, theirs: dqn.Step) -> bool:
+    """Whether two steps brought the same."""
+    return ours.finished == theirs.finished and all(np.array_equal(*pair) for pair in zip(ours[:4], theirs[:4], strict=True))
+
+
+MOMENTS = ("begin", "life", "end", "reset", "late")
+
+
+@pytest.mark.parametrize(
+    ("game", "sticky", "steps", "moments"),
+    [
+        ("Breakout", 0.25, 300, ("begin", "life", "end")),
+        pytest.param("Breakout", 0.25, 300, ("reset", "late"), marks=slow),
+        pytest.param("Breakout", 0.0, 300, MOMENTS, marks=slow),
+        pytest.param("SpaceInvaders", 0.25, 450, ("end",), marks=slow),
+        pytest.param("SpaceInvaders", 0.0, 450, ("life", "late"), marks=slow),
+        pytest.param("Pong", 0.0, 900, ("end",), marks=slow),
+        pytest.param("Pong", 0.25, 900, ("late",), marks=slow),
+    ],
+)
+def test_games_that_are_put_back_go_on_as_those_that_were_never_stopped(game, sticky, steps, moments):
+    """Stopped before the first step, with FIRE to be pressed, at a game's end, at its reset, and when many have ended."""
+    games, rng = games_of(f"{game}NoFrameskip-v4", 4, seed=3, sticky_actions=sticky), np.random.default_rng(0)
+    actions, seen = rng.integers(0, games.num_actions, (steps + 200, 4)), []
+    saved = {}
+
+    def keep(moment: str, t: int) -> None:
+        if moment in moments and moment not in saved:
+            saved[moment] = t
+            with Path(f"{moment}.zip").open("wb") as file:
+                archive.write(file, {"games": games})
+
+    ended = 0
+    keep("begin", 0)
+    for t in range(steps + 200):
+        sent = games.send(actions[t])
+        step = games.recv()
+        seen.append((games.obs, sent, step))
+        ended += step.resets.sum()
+        if 40 < t < steps:
+            over = (games.envs.lives == 0) & step.terminations & (game != "Pong")
+            over |= (np.abs(games.envs.returns) >= 19) & (game == "Pong")
+            for moment, now in (("life", games.fire), ("end", over), ("reset", step.resets)):
+                if now.any():
+                    keep(moment, t + 1)
+        if t + 1 == steps:
+            keep("late", t + 1)
+    games.close()
+    assert saved.keys() == set(moments)
+    assert ended >= 2
+
+    for moment, first in saved.items():
+        again = games_of(f"{game}NoFrameskip-v4", 4, seed=3, sticky_actions=sticky)
+        file = archive.Archive(Path(f"{moment}.zip"))
+        file.fill(again, file.tree["games"])
+        file.close()
+        if first:
+            assert np.array_equal(again.obs, seen[first - 1][0])
+        for t in range(first, first + 200):
+            obs, sent, step = seen[t]
+            assert np.array_equal(again.send(actions[t]), sent), (moment, t)
+            assert same(again.recv(), step), (moment, t)
+            assert np.array_equal(again.obs, obs), (moment, t)
+        again.close()
+
+
+def test_games_that_do_not_come_back_are_refused_in_one_line():
+    games, other = games_of("PongNoFrameskip-v4", 2), games_of("PongNoFrameskip-v4", 2)
+    for _ in range(20):
+        play(games, np.array([2, 3]))
+    through_a_file(games, other)
+    assert np.array_equal(games.obs, other.obs)
+    games.envs.obs = games.obs.copy()
+    games.envs.obs[1, 3, 50, 50] ^= 1
+    with pytest.raises(CannotGoOn) as refused:
+        through_a_file(games, other)
+    line = str(refused.value)
+    assert "\n" not in line
+    assert line.startswith("--resume: PongNoFrameskip-v4 does not come back to what the checkpoint saw")
+    assert all(f"{name} {version}" in line for name, version in versions().items())

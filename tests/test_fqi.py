@@ -12,6 +12,7 @@ import pytest
 
 from cleanrl import fqi
 from cleanrl_utils.errors import BadInput
+from cleanrl_utils.seeds import EVALUATION
 from tests.conftest import TINY_FQI, Bomb, scalars
 from tests.support import pages
 
@@ -188,7 +189,8 @@ def test_every_regressor_learns_and_comes_back_as_it_was(train, name):
     again = fqi.load_run(folder)[0]
     obs = np.random.default_rng(0).standard_normal((20, 4))
     assert np.array_equal(fqi.q_values(model, obs, 2), fqi.q_values(again, obs, 2))
-    result = fqi.evaluate(fqi.player(model, 2), args)
+    episodes = fqi.Episodes(args, EVALUATION, args.eval_episodes)
+    result = fqi.evaluate(fqi.player(model, 2), episodes, args.seed, args.eval_epsilon, args.eval_max_steps)
     assert result.returns == json.loads((folder / "config.json").read_text())["evaluations"]["agent"]["returns"]
 
 
@@ -285,7 +287,7 @@ def test_a_run_logs_returns_scores_and_targets_by_iteration(train):
 def test_targets_that_grow_without_bounds_end_the_run_with_one_line(monkeypatch, capsys):
     monkeypatch.setattr(fqi, "td_targets", lambda *_: np.full(200, np.inf))
     with pytest.raises(SystemExit) as stopped:
-        fqi.config.run(fqi.main, fqi.Args, TINY_FQI)
+        fqi.flags.run(fqi.main, fqi.Args, TINY_FQI)
     assert stopped.value.code == 1
     assert "error: iteration 1 cannot be fitted (Input" in capsys.readouterr().err
 

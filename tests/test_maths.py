@@ -211,18 +211,20 @@ def test_read_metrics_stops_a_run_whose_loss_was_not_finite(dqn):
         dqn.read_metrics(array(dqn, [2.0, 0.0]), ("a",))
 
 
-def test_update_remembers_a_loss_that_was_not_finite(cpu):
-    network = Table(ONLINE)
-    rb = dqn_atari.ReplayBuffer(100, 1, 1, 0.99, cpu)
+def test_update_remembers_a_loss_that_was_not_finite(monkeypatch, cpu):
+    """A loss without a gradient: the weights stay finite, whatever it is."""
     scale = torch.tensor(1.0)
-    loss_fn = lambda batch: (network(batch.obs).sum() * scale, scale)  # noqa: E731
-    update = dqn_atari.make_update(loss_fn, torch.optim.SGD(network.parameters(), lr=0.0), rb, 2, cpu, compiled=False)
-    index = torch.zeros(2, dtype=torch.int64)
-    assert update(index)[-1] == 1
-    scale.fill_(float("inf"))
-    update(index)
-    scale.fill_(1.0)
-    assert update(index)[-1] == 0
+    monkeypatch.setattr(
+        dqn_atari, "td_loss", lambda network, *_: (0 * sum(p.sum() for p in network.parameters()) + scale, scale)
+    )
+    args = dqn_atari.Args(env_id="PongNoFrameskip-v4", num_envs=1, batch_size=2, compile=False)
+    rb, index = dqn_atari.ReplayBuffer(100, 1, 1, 0.99, cpu), torch.zeros(2, dtype=torch.int64)
+    learner = dqn_atari.Learner(args, cpu)
+    update = learner.updater(rb, args)
+    for value, finite in ((1.0, 1), (float("inf"), 0), (1.0, 0)):
+        scale.fill_(value)
+        assert update(index).tolist() == [value, value, finite]
+    assert all(weights.isfinite().all() for weights in learner.q_network.parameters())
 
 
 def learner(scan: bool) -> tuple[Any, dqn_atari_jax.QState, dqn_atari_jax.ReplayBuffer]:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from huggingface_hub import errors
 
-from cleanrl.dqn_atari import NatureCNN
+from cleanrl.dqn_atari import NatureCNN, player
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.models.files import ModelError, load_into, load_weights, save_weights
 from cleanrl_utils.models.source import ZOO, explained
-from tests.conftest import TEACHER
+from tests.conftest import TEACHER, score
 
 
 def test_weights_come_back_as_they_were(tmp_path):
@@ -79,14 +79,9 @@ def test_other_errors_are_not_hidden():
 
 def test_the_teacher_in_the_box_plays_pong():
     """A game, against a bar far below the 20 games of its card: this checks the file, not the score."""
-    from cleanrl import dqn_atari as dqn
-    from cleanrl_utils.evals.play import evaluate
-    from cleanrl_utils.seeds import EVALUATION
-
     network = NatureCNN(6)
     load_into(network, TEACHER / "dqn_atari.cleanrl_model")
-    games = dqn.Games(dqn.Args(env_id="PongNoFrameskip-v4"), EVALUATION, 1)
-    scores = evaluate(dqn.player(network, torch.device("cpu")), games, seed=11, epsilon=0.01)
+    scores = score(player(network, torch.device("cpu")), "PongNoFrameskip-v4", 1, seed=11, epsilon=0.01)
     assert scores.mean >= 10
     assert {path.name for path in TEACHER.iterdir()} >= {"README.md", "curve.png", "config.json", "dqn_atari.cleanrl_model"}
 

@@ -18,6 +18,7 @@ from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
 from cleanrl_utils import curves
 from cleanrl_utils.models.files import load_into, load_weights, save_params
+from cleanrl_utils.run.run import Run
 from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, watch_updates, weights
 from tests.support import pages
@@ -93,10 +94,10 @@ def test_offline_training_brings_the_student_to_its_teacher(train, qdagger, monk
             obs = torch.tensor(np.asarray(rb.sample(index).obs))
         return in_torch.distillation_loss(student(obs), guide(obs), 0.03).item()
 
-    def watch(learner, args, rb, *rest):
-        losses.append(loss(learner, rb))
-        train_offline(learner, args, rb, *rest)
-        losses.append(loss(learner, rb))
+    def watch(state, *rest):
+        losses.append(loss(state.learner, state.rb))
+        train_offline(state, *rest)
+        losses.append(loss(state.learner, state.rb))
 
     monkeypatch.setattr(qdagger, "train_offline", watch)
     flags = "--offline-steps 100 --offline-eval-frequency 0 --teacher-steps 80 --temperature 0.03 --learning-rate 3e-4"
@@ -105,7 +106,7 @@ def test_offline_training_brings_the_student_to_its_teacher(train, qdagger, monk
     assert losses[1] < 0.5 * losses[0]
 
 
-def test_online_learning_waits_for_transitions_in_the_online_buffer(train, qdagger, monkeypatch):
+def test_online_learning_waits_for_steps_whose_transitions_the_online_buffer_holds(train, qdagger, monkeypatch):
     sizes = watch_updates(monkeypatch, qdagger, lambda rb: (rb.num_rows, rb.num_valid))
     train(qdagger, *TINY, "--learning-starts", "40", "--buffer-size", "500")
     offline, online = ([valid for rows, valid in sizes if rows == wanted] for wanted in (32, 250))
@@ -125,8 +126,9 @@ def test_phases_hand_over_a_level_target_a_kept_optimizer_and_a_freed_buffer(tra
 
     train_online = qdagger.train_online
 
-    def online(learner, *args):
+    def online(state, *args):
         gc.collect()
+        learner = state.learner
         if qdagger is in_torch:
             online_weights, target_weights = learner.q_network.parameters(), learner.target_network.parameters()
             steps = {int(state["step"]) for state in learner.optimizer.state.values()}
@@ -137,7 +139,7 @@ def test_phases_hand_over_a_level_target_a_kept_optimizer_and_a_freed_buffer(tra
         seen["level"] = all(bool((a == b).all()) for a, b in pairs)
         seen["adam"] = steps
         seen["alive"] = [ref() is not None for ref in buffers]
-        return train_online(learner, *args)
+        return train_online(state, *args)
 
     monkeypatch.setattr(qdagger, "ReplayBuffer", remembered)
     remembered.min_rows = replay.min_rows
@@ -203,9 +205,9 @@ def test_a_teacher_of_either_framework_serves_a_student_of_the_other(train, qdag
 
 
 def test_learning_starts_can_be_reached_with_a_smaller_buffer(train, qdagger, monkeypatch):
-    added = watch_updates(monkeypatch, qdagger, lambda rb: rb.num_added)
+    rows = watch_updates(monkeypatch, qdagger, lambda rb: rb.num_rows)
     train(qdagger, *TINY, "--learning-starts", "40", "--buffer-size", "20")
-    assert len([count for count in added if count < 64]) == (64 - 40) // 4
+    assert rows.count(10) == (64 - 40) // 4, "and others of the teacher's data"
 
 
 def test_finished_games_reach_the_fading(train, qdagger, monkeypatch):
@@ -227,30 +229,37 @@ def test_curves_of_a_run_with_an_offline_phase(train):
 
 
 def test_jax_compiles_nothing_while_it_counts_steps(train, monkeypatch):
-    compilations, phases, phase, finish = [], [], Tracker.phase, Tracker.finish
+    compilations, phases, begin, finish, warm_up = [], [], Tracker.begin, Run.finish, in_jax.Learner.warm_up
     hear = lambda event, _, **about: compilations.append(about) if "backend_compile" in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(hear)
 
-    def began(tracker, name, *rest, **keywords):
+    def began(tracker, name, *rest):
         phases.append((name, len(compilations)))
-        return phase(tracker, name, *rest, **keywords)
+        return begin(tracker, name, *rest)
 
-    def ended(tracker, *results):
+    def warmed_up(*given):
+        phases.append(("set-up", len(compilations)))
+        return warm_up(*given)
+
+    def ended(run, *results):
         phases.append(("the end", len(compilations)))
-        return finish(tracker, *results)
+        return finish(run, *results)
 
     class Watched(in_jax.ReplayBuffer):
         def __init__(self, *args):
             phases.append(("set-up", len(compilations)))
             super().__init__(*args)
 
-    monkeypatch.setattr(Tracker, "phase", began)
-    monkeypatch.setattr(Tracker, "finish", ended)
+    monkeypatch.setattr(Tracker, "begin", began)
+    monkeypatch.setattr(in_jax.Learner, "warm_up", warmed_up)
+    monkeypatch.setattr(Run, "finish", ended)
     monkeypatch.setattr(in_jax, "ReplayBuffer", Watched)
     train(in_jax, *TINY, "--num-envs", "6", "--total-timesteps", "600", "--eval-frequency", "300", "--eval-episodes", "3")
     jax.monitoring.unregister_event_duration_listener(hear)
     names = [name for name, _ in phases]
-    assert names == ["set-up", "teacher's data", "offline training", "set-up", "online training", "the end"]
+    assert names == [
+        "set-up", "teacher's data", "set-up", "offline training", "set-up", "set-up", "online training", "the end",
+    ]  # fmt: skip
     assert compilations, "the listener hears of compilations"
     for (name, before), (_, after) in itertools.pairwise(phases):
         assert name == "set-up" or compilations[before:after] == [], name

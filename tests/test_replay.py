@@ -28,7 +28,6 @@ transitions = given(
     p_end=probability,
     p_life=probability,
     p_cut=probability,
-    cuts=st.sets(st.integers(0, 39), max_size=4),
 )
 
 
@@ -44,11 +43,11 @@ def test_every_drawable_transition_equals_the_obvious_one_in_jax(**example):
     check_transitions(IN_JAX, **example)
 
 
-def check_transitions(kind, num_envs, spare_rows, n_step, num_steps, seed, p_end, p_life, p_cut, cuts):
+def check_transitions(kind, num_envs, spare_rows, n_step, num_steps, seed, p_end, p_life, p_cut):
     games = Games(num_envs, seed, p_end, p_life, p_cut)
     num_rows = kind.replay.min_rows(n_step) + spare_rows
     rb = kind.make(num_rows * num_envs, num_envs, n_step)
-    kind.play(rb, games, num_steps, cuts)
+    kind.play(rb, games, num_steps)
 
     allowed = games.drawable(num_rows, n_step)
     indices = rb.draw(20, 10, np.random.default_rng(seed))
@@ -70,20 +69,6 @@ def check_transitions(kind, num_envs, spare_rows, n_step, num_steps, seed, p_end
         assert batch.discounts[i].item() == pytest.approx(discount, abs=1e-6)
         if discount:  # after a termination the next observation has no meaning for the target
             assert np.array_equal(batch.next_obs[i], next_obs)
-
-
-def test_a_checkpoint_cuts_what_goes_on_and_nothing_else(kind):
-    """Four games by the row before the cut: going on, over, a life lost, and just reset."""
-    rb, no = kind.make(4 * 10, 4, 1), np.zeros(4, dtype=bool)
-    obs = kind.array(np.arange(4 * 4 * 84 * 84, dtype=np.uint8).reshape(4, 4, 84, 84))
-    over, reset = np.array([False, True, True, False]), np.array([False, False, False, True])
-    for resets in (no, reset):
-        rb.add(obs, no, no, over & ~reset if resets is reset else no, no, resets)
-    rb.cut(obs)
-    truncations = np.asarray(rb.rings.truncations if hasattr(rb, "rings") else rb.truncations).reshape(-1, 4)
-    assert truncations[:3].tolist() == [[False] * 4, [True, False, False, False], [False] * 4]
-    assert rb.valid[:3].tolist() == [[True] * 4, [True, True, True, False], [False] * 4]
-    assert (rb.num_stored, rb.num_added, rb.age.tolist()) == (3, 7, [0] * 4)
 
 
 def test_draw_is_uniform_over_valid_transitions(kind):

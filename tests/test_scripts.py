@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import os
 import re
 import subprocess
@@ -61,10 +62,108 @@ def definitions(script) -> dict[str, str]:
 @pytest.mark.parametrize("scripts", [IN_TORCH, IN_JAX], ids=["torch", "jax"])
 def test_what_both_scripts_of_a_framework_define_is_identical(scripts):
     ours, theirs = map(definitions, scripts)
-    shared = (ours.keys() & theirs.keys()) - {"Args", "check", "main", "load_player"}
-    assert {"make_envs", "NatureCNN", "ReplayBuffer", "td_target", "sync", "player"} <= shared
-    assert shared & {"make_update", "make_learn"}
+    shared = (ours.keys() & theirs.keys()) - {"Args", "check", "main", "load_player", "Learner", "State"}
+    assert {"Step", "Games", "NatureCNN", "ReplayBuffer", "td_target", "sync", "player"} <= shared
+    assert ("make_learn" in shared) == (scripts is IN_JAX)
     assert {name for name in shared if ours[name] != theirs[name]} == set()
+
+
+@pytest.mark.parametrize("name", ["Step", "Games", "linear_schedule", "crossed", "epsilon_greedy", "evaluate_teacher"])
+def test_games_and_schedules_are_the_same_text_in_every_atari_script(name):
+    texts = [found[name] for found in map(definitions, [*IN_TORCH, *IN_JAX]) if name in found]
+    assert len(texts) == (2 if name == "evaluate_teacher" else 4)
+    assert len(set(texts)) == 1
+
+
+def changes(ours: str, theirs: str) -> tuple[set[str], set[str]]:
+    """Lines that only one of two functions has, or has elsewhere, but for its name and what it says of itself."""
+    lines, their_lines = ([line.strip() for line in text.split('"""', 2)[2].splitlines()] for text in (ours, theirs))
+    found = list(difflib.ndiff(lines, their_lines))
+    return tuple({line[2:] for line in found if line[0] == sign} - {""} for sign in "-+")
+
+
+ONLINE = {
+    "_, lr_start, lr_end = learning_rates(args)",
+    'goals = state.scores["teacher"].mean, state.scores["random"].mean',
+    "# The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.",
+    "epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + state.step)",
+    "left = fading(state.returns, *goals, state.step, args.distill_decay_steps)",
+    "state.returns.extend(episodic_return for episodic_return, _ in step.finished)",
+    'run.scalars({"charts/distill_coeff": args.distill_coefficient * left}, state.step)',
+}
+"""What QDagger's online loop has that DQN's has not, apart from where its rates go in."""
+RATES = {
+    dqn_atari: {"learner.set_rates(args.distill_coefficient * left, lr_end + (lr_start - lr_end) * left)"},
+    dqn_atari_jax: {
+        "learning_rate = lr_end + (lr_start - lr_end) * left",
+        "state.metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient * left)",
+        "learner.warm_up(rb, args, args.num_envs // args.train_frequency, -(-args.num_envs // args.train_frequency))",
+    },
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [IN_TORCH, IN_JAX], ids=["torch", "jax"])
+def test_the_online_loop_of_qdagger_is_that_of_dqn_but_for_the_distillation(ours, theirs):
+    online = definitions(theirs)["train_online"].replace("evaluate_student", "evaluate_agent")
+    only_ours, only_theirs = changes(definitions(ours)["train"], online.replace('"online training"', '"training"'))
+    assert only_theirs == ONLINE | RATES[ours]
+    assert all("epsilon = " in line or "learning_rate" in line or "warm_up" in line for line in only_ours)
+    assert len(only_ours) == (2 if ours is dqn_atari else 3)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [IN_TORCH, IN_JAX], ids=["torch", "jax"])
+def test_the_evaluation_of_qdagger_is_that_of_dqn_but_for_the_name_of_its_phase(ours, theirs):
+    only_ours, only_theirs = changes(definitions(ours)["evaluate_agent"], definitions(theirs)["evaluate_student"])
+    assert len(only_ours) == 3
+    assert all("phase" in line or "offline" in line for line in only_theirs)
+
+
+OF_A_FRAMEWORK = re.compile(
+    "torch|jax|be_deterministic|[Ll]earner|teacher_|indices|rb.draw|update\\(index\\)|learning_rate = |save_(weights|params)"
+    "|num_cores|Tensor|Array"
+)
+
+
+@TWINS
+def test_what_the_loops_of_twins_do_differently_is_the_frameworks(ours, theirs):
+    found, twins = definitions(ours), definitions(theirs)
+    names = {"State", "train", "collect", "train_offline", "train_online", "evaluate_agent", "evaluate_student", "main"}
+    assert len(names & found.keys()) >= 4
+    for name in names & found.keys():
+        for lines in changes(found[name], twins[name]):
+            assert [line for line in lines if not OF_A_FRAMEWORK.search(line)] == [], name
+            assert len(lines) <= 10, name
+
+
+def test_a_state_has_the_same_fields_in_every_script(script, vector_dqn):
+    """Of QDagger, more: the phase, the scores, the latest returns."""
+    shared = ["learner", "rb", "games", "act_rng", "sample_rng", "step", "metrics", "best"]
+    fields = [field.name for field in dataclasses.fields(script.State)]
+    more = {"phase", "scores", "returns"} if hasattr(script, "train_online") else set()
+    assert set(fields) == {*shared, *more}
+    of_vectors = [field.name for field in dataclasses.fields(vector_dqn.State)]
+    assert of_vectors == ["envs" if name == "games" else name for name in shared]
+
+
+MANY_PARAMETERS = {"update"}  # of six: what an update is made of
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_functions_have_a_size_that_can_be_read(path):
+    """`main` 70 lines, a loop 50, five parameters; losses take what they are of."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        lines = node.end_lineno - node.lineno + 1
+        assert lines <= 70, node.name
+        if re.match("train|collect", node.name):
+            assert any(isinstance(part, ast.While | ast.For) for part in ast.walk(node)), node.name
+            assert lines <= 50, node.name
+        given = node.args
+        names = [argument.arg for argument in (*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs) if argument]
+        names = [name for name in names if name != "self"]
+        if not node.name.endswith("_loss"):
+            assert len(names) <= (6 if node.name in MANY_PARAMETERS else 5), (node.name, names)
 
 
 @pytest.mark.parametrize(("vectors", "atari"), [(dqn, dqn_atari), (dqn_jax, dqn_atari_jax)], ids=["torch", "jax"])
@@ -90,10 +189,10 @@ def test_twins_have_the_same_flags_in_the_same_order_with_the_same_defaults(ours
 
 @TWINS
 def test_twins_define_the_same_in_the_same_order(ours, theirs):
-    """What only one has is the framework's: CUDA graphs and modules that hold weights; states and arrays that are passed."""
+    """What only one has is the framework's: states and arrays that are passed."""
     names, twin_names = list(definitions(ours)), list(definitions(theirs))
     in_torch, in_jax = set(names) - set(twin_names), set(twin_names) - set(names)
-    assert in_torch == ({"make_update", "learner_state", "to_device", "cuda_graph"} if ours in IN_TORCH else set())
+    assert in_torch == set()
     assert in_jax <= {
         "make_learn",
         "QState",
@@ -103,7 +202,6 @@ def test_twins_define_the_same_in_the_same_order(ours, theirs):
         "stacked",
         "batch_to_device",
         "max_pool",
-        "warm_up",
     }
     assert [name for name in names if name in twin_names] == [name for name in twin_names if name in names]
 

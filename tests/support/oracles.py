@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +31,7 @@ class Games:
         return self.stacks
 
     def step(self) -> tuple[np.ndarray, ...]:
-        """One vector step as `ReplayBuffer.add` takes it: obs, actions, rewards, terminations, truncations, resets."""
+        """One vector step as a replay stores it: obs, actions, rewards, terminations, truncations, resets."""
         n, rng = self.num_envs, self.rng
         resets = self.ended
         actions = rng.integers(0, 6, n)
@@ -44,17 +43,6 @@ class Games:
         self.steps.append(row)
         self.observations.append(self._see(resets))
         return row
-
-    def cut(self) -> np.ndarray:
-        """End all games as a checkpoint does; returns what is seen then, and is stored as a row that is no step."""
-        obs, never, always = self.observations[-1], np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
-        if self.steps:
-            *rest, terminations, truncations, resets = self.steps[-1]
-            self.steps[-1] = (*rest, terminations, truncations | (~terminations & ~resets), resets)
-        self.steps.append((obs, never, never, never, never, always))
-        self.ended = never
-        self.observations.append(self._see(always))
-        return obs
 
     def transition(self, t: int, env: int, n_step: int, gamma: float) -> tuple:
         """The n-step transition that starts at step t, by the definition."""
@@ -87,13 +75,11 @@ class Kind(NamedTuple):
         """An empty buffer."""
         return self.replay(size, num_envs, n_step, 0.9, self.device)
 
-    def play(self, rb: Any, games: Games, num_steps: int, cuts: Set[int] = frozenset()) -> None:
-        """Store the next steps of the games in a buffer, with all games cut after some of them."""
-        for step in range(num_steps):
-            obs, *rest = games.step()
-            rb.add(self.array(obs), *rest)
-            if step in cuts:
-                rb.cut(self.array(games.cut()))
+    def play(self, rb: Any, games: Games, num_steps: int) -> None:
+        """Store the next steps of the games in a buffer."""
+        for _ in range(num_steps):
+            obs, actions, *rest = games.step()
+            rb.add(self.array(obs), actions, dqn_atari.Step(*rest, finished=[]))
 
 
 IN_TORCH = Kind(dqn_atari.ReplayBuffer, torch.device("cpu"), torch.from_numpy)
