@@ -31,7 +31,7 @@ from cleanrl_utils.run import run as run_
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, scalars
 from tests.support import children
 
-# Actions are explored and updates are rare, so that each field of a state matters: random states, metrics of the last update.
+# Exploring actions and rare updates, so that each field of a state matters: random states, metrics of the last update.
 OFTEN = ["--end-e", "0.5", "--train-frequency", "16"]
 VECTORS = [*TINY_DQN, *OFTEN, "--save-model", "--eval-frequency", "500", "--checkpoint-frequency", "300"]
 ATARI = [*TINY_RUN, "--save-model", "--total-timesteps", "300", "--eval-frequency", "100", "--checkpoint-frequency", "40"]

@@ -15,13 +15,20 @@ import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import zstandard
 
 from cleanrl_utils.errors import CannotGoOn
 from cleanrl_utils.evals.play import Evaluation
+
+if TYPE_CHECKING:
+    import jax
+    import torch
+
+    Array = np.ndarray | torch.Tensor | jax.Array
+    Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 PIECE = 1 << 24
 """Bytes of an array that are handled at a time."""
@@ -35,9 +42,9 @@ class ArchiveError(Exception):
 # --- Into a file ---
 
 
-def write(file: BinaryIO, tree: Mapping[str, Any]) -> None:
+def write(file: BinaryIO, tree: Mapping[str, object]) -> None:
     """Write a tree of values, arrays and objects that hold them: see `pack`."""
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
     packed = pack(tree, "", arrays)
     # The window spans some frames of 64 games: a frame is compressed against the one before.
     settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=22, write_checksum=True)
@@ -51,7 +58,7 @@ def write(file: BinaryIO, tree: Mapping[str, Any]) -> None:
         archive.writestr(STATE, json.dumps(packed))
 
 
-def pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+def pack(value: object, name: str, arrays: dict[str, Array]) -> Json:
     """`value` as JSON holds it; arrays (NumPy, torch, JAX) go to `arrays` by name.
 
     Of a dataclass, its fields; of an object with a list `KEPT`, those attributes; of one with a method `saved`, what that
@@ -83,7 +90,7 @@ def pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     return {"array": name, "dtype": dtype_name(value), "shape": list(value.shape)}
 
 
-def pieces(array: Any) -> Iterator[np.ndarray]:
+def pieces(array: Array) -> Iterator[np.ndarray]:
     """The array as NumPy, in pieces along its first axis, from whatever device."""
     if array.ndim == 0:
         array = array.reshape(1)
@@ -99,7 +106,7 @@ def pieces(array: Any) -> Iterator[np.ndarray]:
             yield np.asarray(lax.dynamic_slice_in_dim(array, first, min(rows, len(array) - first)))
 
 
-def dtype_name(array: Any) -> str:
+def dtype_name(array: Array) -> str:
     """An array's type as NumPy spells it: float32."""
     return str(array.dtype).removeprefix("torch.")
 
@@ -131,7 +138,7 @@ class Archive:
         """Close the file."""
         self.zip.close()
 
-    def fill(self, like: Any, saved: Any) -> Any:
+    def fill(self, like: object, saved: Json) -> object:
         """The packed value `saved`, put into `like` where that can be changed, else made like it; returns it.
 
         Raises `ArchiveError` where it does not fit.
@@ -143,7 +150,7 @@ class Archive:
         except Exception as error:
             raise ArchiveError(f"does not fit this run ({type(error).__name__}: {error})") from None
 
-    def _fill(self, like: Any, saved: Any) -> Any:  # one case per kind of object, as in `pack`
+    def _fill(self, like: object, saved: Json) -> object:  # one case per kind of object, as in `pack`
         if isinstance(like, Evaluation):
             return self._plain(saved)
         if dataclasses.is_dataclass(like):
@@ -175,7 +182,7 @@ class Archive:
             return self._plain(saved)
         return like
 
-    def _fill_dataclass(self, like: Any, saved: dict[str, Any]) -> None:
+    def _fill_dataclass(self, like: object, saved: dict[str, Json]) -> None:
         """All fields, by name: none may be missing, and none unknown."""
         fields = {field.name for field in dataclasses.fields(like)}
         if missing := fields - saved.keys():
@@ -185,7 +192,7 @@ class Archive:
         for name in sorted(fields):
             setattr(like, name, self._fill(getattr(like, name), saved[name]))
 
-    def _plain(self, saved: Any) -> Any:
+    def _plain(self, saved: Json) -> object:
         """A packed value that nothing says the kind of: as it is in JSON, but for arrays (NumPy) and evaluations."""
         if isinstance(saved, dict) and saved.keys() == {"evaluation"}:
             return Evaluation(**saved["evaluation"])
@@ -195,7 +202,7 @@ class Archive:
             return {name: self._plain(item) for name, item in saved.items()}
         return saved
 
-    def _fill_array(self, like: Any, saved: Any) -> Any:
+    def _fill_array(self, like: Array, saved: dict[str, Json]) -> Array:
         """An array's values, in place but for JAX's, piece by piece."""
         found, expected = (saved["dtype"], tuple(saved["shape"])), (dtype_name(like), tuple(like.shape))
         if found != expected:
@@ -213,7 +220,7 @@ class Archive:
             return self._into_jax(like, saved)
         return like
 
-    def _into_jax(self, like: Any, saved: Any) -> Any:
+    def _into_jax(self, like: jax.Array, saved: dict[str, Json]) -> jax.Array:
         """The array on the device of `like`, whose memory it takes over where that is large."""
         import jax  # noqa: PLC0415
 
@@ -225,7 +232,7 @@ class Archive:
             like = write_piece(like, jax.device_put(piece, device), first, axis=0)
         return like
 
-    def _fill_optimizer(self, optimizer: Any, saved: Any) -> None:
+    def _fill_optimizer(self, optimizer: torch.optim.Optimizer, saved: dict[str, Json]) -> None:
         """What a torch optimizer keeps of each weight; learning rates stay the tensors that compiled code reads."""
         import torch  # noqa: PLC0415
 
@@ -239,14 +246,14 @@ class Archive:
                 if value.shape == weight.shape:  # in the memory order of the weight, as fused kernels take it to be
                     items[name] = torch.empty_like(weight).copy_(value)
 
-    def _read(self, saved: Any) -> np.ndarray:
+    def _read(self, saved: dict[str, Json]) -> np.ndarray:
         """A whole array."""
         array = np.empty(saved["shape"], dtype=saved["dtype"])
         for first, piece in self._pieces(saved):
             (array[first : first + len(piece)] if array.ndim else array.reshape(1))[:] = piece
         return array
 
-    def _pieces(self, saved: Any) -> Iterator[tuple[int, np.ndarray]]:
+    def _pieces(self, saved: dict[str, Json]) -> Iterator[tuple[int, np.ndarray]]:
         """Position on the first axis and values of each piece of an array."""
         dtype, shape = np.dtype(saved["dtype"]), tuple(saved["shape"]) or (1,)
         rows = rows_per_piece(dtype, shape)
