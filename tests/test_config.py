@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
+import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from annotated_types import Le
 
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari as dqn
@@ -18,7 +22,19 @@ from cleanrl import dqn_atari_jax, dqn_jax, fqi
 from cleanrl import qdagger_dqn_atari_impalacnn as qdagger
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as qdagger_jax
 from cleanrl_utils import flags
+from cleanrl_utils.errors import BadInput
 from cleanrl_utils.files import write_json
+from cleanrl_utils.ranges import (
+    FileName,
+    NotNegative,
+    NotNegativeFloat,
+    Positive,
+    PositiveFloat,
+    PositiveSizes,
+    Probability,
+    Seed,
+    check_ranges,
+)
 
 CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
 
@@ -119,6 +135,140 @@ def test_a_flag_without_a_docstring_is_a_flag():
     with pytest.raises(SystemExit) as stopped:
         flags.parse(unseen, ["--help"])
     assert stopped.value.code == 0
+
+
+@dataclass
+class Ranged:
+    """Flags that take only some values."""
+
+    exp_name: FileName = "ranged"
+    """name"""
+    save_model: bool = False
+    """not in a range"""
+    seed: Seed = 1
+    """seed"""
+    num_envs: Positive = 8
+    """environments"""
+    learning_rate: PositiveFloat = 1e-4
+    """learning rate"""
+    eval_frequency: NotNegative = 0
+    """steps"""
+    weight_decay: NotNegativeFloat = 0.0
+    """share"""
+    learning_rate_end: NotNegativeFloat | None = None
+    """learning rate at the end"""
+    gamma: Probability = 0.99
+    """discount"""
+    sticky_actions: Probability | None = None
+    """probability"""
+    hidden_units: PositiveSizes = (120, 84)
+    """widths"""
+    window: Positive | None = None
+    """episodes"""
+    level: Annotated[int, Le(3)] = 0
+    """a type of someone's own, without words"""
+    env_kwargs: flags.Json = dataclasses.field(default_factory=dict)
+    """keywords"""
+    config: str | None = None
+    """file"""
+
+
+INSIDE = [
+    {"exp_name": "a"}, {"exp_name": "7.b_c-D"}, {"exp_name": "x" * 100},
+    {"seed": 0}, {"seed": 2**32 - 1},
+    {"num_envs": 1}, {"num_envs": 10**400},
+    {"learning_rate": math.ulp(0.0)}, {"learning_rate": 1e308}, {"learning_rate": 1},
+    {"eval_frequency": 0}, {"weight_decay": 0.0}, {"weight_decay": -0.0}, {"weight_decay": 1e308},
+    {"learning_rate_end": None}, {"learning_rate_end": 0.0},
+    {"gamma": 0.0}, {"gamma": 1.0}, {"sticky_actions": None}, {"sticky_actions": 1.0},
+    {"hidden_units": ()}, {"hidden_units": (1,)}, {"hidden_units": (3, 1)},
+    {"window": None}, {"window": 1}, {"level": 3}, {"env_kwargs": {"a": -1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", INSIDE, ids=lambda values: str(values)[:40])
+def test_values_inside_a_range_are_accepted(values):
+    check_ranges(Ranged(**values))
+
+
+OUTSIDE = [
+    ({"num_envs": 0}, "--num-envs 0: must be above 0"),
+    ({"num_envs": -3}, "--num-envs -3: must be above 0"),
+    ({"learning_rate": 0.0}, "--learning-rate 0.0: must be above 0"),
+    ({"learning_rate": math.nan}, "--learning-rate nan: must be above 0"),
+    ({"learning_rate": math.inf}, "--learning-rate inf: must be above 0"),
+    ({"eval_frequency": -1}, "--eval-frequency -1: must be 0 or more"),
+    ({"weight_decay": -math.ulp(0.0)}, "--weight-decay -5e-324: must be 0 or more"),
+    ({"weight_decay": math.nan}, "--weight-decay nan: must be 0 or more"),
+    ({"weight_decay": math.inf}, "--weight-decay inf: must be 0 or more"),
+    ({"weight_decay": -math.inf}, "--weight-decay -inf: must be 0 or more"),
+    ({"learning_rate_end": -1.0}, "--learning-rate-end -1.0: must be 0 or more"),
+    ({"learning_rate_end": math.nan}, "--learning-rate-end nan: must be 0 or more"),
+    ({"gamma": math.nextafter(1, 2)}, "--gamma 1.0000000000000002: must be between 0 and 1"),
+    ({"gamma": -0.1}, "--gamma -0.1: must be between 0 and 1"),
+    ({"gamma": math.nan}, "--gamma nan: must be between 0 and 1"),
+    ({"sticky_actions": 1.25}, "--sticky-actions 1.25: must be between 0 and 1"),
+    ({"sticky_actions": math.inf}, "--sticky-actions inf: must be between 0 and 1"),
+    ({"seed": -1}, "--seed -1: must be 0 or more, and below 2**32"),
+    ({"seed": 2**32}, "--seed 4294967296: must be 0 or more, and below 2**32"),
+    ({"hidden_units": (0,)}, "--hidden-units (0,): must be above 0"),
+    ({"hidden_units": (3, -1, 4)}, "--hidden-units (3, -1, 4): must be above 0"),
+    ({"window": 0}, "--window 0: must be above 0"),
+    ({"level": 4}, "--level 4: must be in (Le(le=3),)"),
+    ({"gamma": 2.0, "seed": -1}, "--seed -1: must be 0 or more, and below 2**32"),
+]
+
+
+@pytest.mark.parametrize(("values", "line"), OUTSIDE, ids=[line for _, line in OUTSIDE])
+def test_a_value_outside_its_range_is_refused_by_flag_value_and_what_is_allowed(values, line):
+    with pytest.raises(BadInput) as refused:
+        check_ranges(Ranged(**values))
+    assert str(refused.value) == line
+
+
+@pytest.mark.parametrize("name", ["", ".a", "-a", "_a", "a/b", "a b", "ä", "a\n", "x" * 101])
+def test_a_name_that_is_no_file_name_is_refused(name):
+    with pytest.raises(BadInput) as refused:
+        check_ranges(Ranged(exp_name=name))
+    allowed = "must be letters, digits, `.`, `_`, `-`, a letter or digit first, 100 at most"
+    assert str(refused.value) == f"--exp-name {name!r}: {allowed}"
+
+
+@pytest.mark.parametrize("argv", [["--num-envs", "0"], ["--config", "flags.yaml"]])
+def test_a_mistake_in_a_range_ends_a_command_with_one_line_and_status_2(argv, tmp_path, capsys):
+    (tmp_path / "flags.yaml").write_text("num-envs: 0\n")
+    with pytest.raises(SystemExit) as stopped:
+        flags.run(check_ranges, Ranged, argv)
+    assert (stopped.value.code, capsys.readouterr().err) == (2, "error: --num-envs 0: must be above 0\n")
+
+
+def test_ranges_change_nothing_in_how_flags_are_read(tmp_path, capsys, monkeypatch):
+    """Not the values from the command line and from files, not the errors of types, not the help."""
+    file = tmp_path / "flags.yaml"
+    command = ["--config", "flags.yaml", "--window", "5", "--learning-rate-end", "1e-5", "--env-kwargs", '{"a": 1}']
+
+    def everything_read():
+        file.write_text("gamma: 1\nlearning_rate: 1e-3\nhidden_units: [3, 4]\nsticky_actions: null\n")
+        yield flags.parse(Ranged, command)
+        for wrong in ("gamma: high", "num_envs: 1.5", "sticky_actions: [1]", "hidden_units: [a]", "seed: true", "gama: 1"):
+            file.write_text(wrong)
+            with pytest.raises(BadInput) as refused:
+                flags.parse(Ranged, command)
+            yield str(refused.value)
+        for argv in (["--num-envs", "x"], ["--num-env", "3"], ["--help"]):
+            with pytest.raises(SystemExit):
+                flags.parse(Ranged, argv)
+            yield capsys.readouterr()
+
+    args, *told = ranged = list(everything_read())
+    plain = typing.get_type_hints(Ranged) | {"env_kwargs": flags.Json}
+    monkeypatch.setattr(Ranged, "__annotations__", plain)
+    check_ranges(Ranged(num_envs=0))
+    assert ranged == list(everything_read())
+    assert (args.gamma, args.hidden_units, args.window, args.learning_rate_end) == (1.0, (3, 4), 5, 1e-5)
+    assert any(line.endswith("unknown key `gama`; did you mean `gamma`?") for line in told if isinstance(line, str))
+    assert "--hidden-units [INT [INT ...]]" in told[-1].out
+    assert "--sticky-actions {None}|FLOAT" in told[-1].out
 
 
 def test_help_that_nobody_reads_to_its_end_is_no_error():
