@@ -41,7 +41,8 @@ from cleanrl_utils.devices.common import keep_freed_memory
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals import atari
 from cleanrl_utils.files import write_json
-from cleanrl_utils.flags import require_positive, run
+from cleanrl_utils.flags import check_ranges, run
+from cleanrl_utils.ranges import Positive, PositiveFloat
 from cleanrl_utils.record import commit, hardware, versions
 
 STAGES = ("act", "send", "learn", "wait", "store")
@@ -64,17 +65,17 @@ class Args:
     """candidates to measure, by parts of their names; default: all"""
     env_id: str = "PongNoFrameskip-v4"
     """Atari game; QDagger needs a teacher for it in the box"""
-    num_envs: int = 8
+    num_envs: Positive = 8
     """games side by side in our scripts; the peers play one"""
-    batch_size: int = 32
+    batch_size: Positive = 32
     """transitions per update"""
-    train_frequency: int = 4
+    train_frequency: Positive = 4
     """environment steps per update"""
-    buffer_size: int = 20_000
+    buffer_size: Positive = 20_000
     """transitions in each replay buffer"""
-    rounds: int = 5
+    rounds: Positive = 5
     """times that every candidate has its turn"""
-    window: float = 6.0
+    window: PositiveFloat = 6.0
     """seconds of a turn"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where the networks live; auto: CUDA if there is one, else the CPU"""
@@ -309,7 +310,7 @@ def say(text: str) -> None:
 
 def main(args: Args) -> None:
     """Measure, print, write."""
-    require_positive(args, "num_envs", "batch_size", "train_frequency", "buffer_size", "rounds", "window")
+    check_ranges(args)
     atari.game_settings(args.env_id)
     for package in ("matplotlib", "stable_baselines3", "jax"):
         if importlib.util.find_spec(package) is None:

@@ -38,6 +38,7 @@ from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained
+from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability, Seed
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
@@ -52,9 +53,9 @@ METRICS = ("losses/td_loss", "losses/q_values")
 class Args:
     """Flags: the run, the environment, the algorithm."""
 
-    exp_name: str = "dqn_atari_jax"
+    exp_name: FileName = "dqn_atari_jax"
     """name of this experiment, in the run folder and in the model file"""
-    seed: int = 1
+    seed: Seed = 1
     """seed of the run: environments, exploration, sampling, weights"""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """where networks live; auto: CUDA if there is one, else the CPU"""
@@ -83,7 +84,7 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int | None = None
+    checkpoint_frequency: NotNegative | None = None
     """environment steps between checkpoints; 0 turns them off; default: every 10 minutes"""
     keep_checkpoint: bool = False
     """when the run is complete, keep its last checkpoint, with replay, games and optimizer"""
@@ -94,56 +95,56 @@ class Args:
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
-    num_envs: int = 8
+    num_envs: Positive = 8
     """games played side by side; the ratio of updates to steps does not depend on it"""
-    sticky_actions: float | None = None
+    sticky_actions: Probability | None = None
     """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
     life_loss: bool = True
     """a lost life ends the return (the game goes on)"""
-    eval_frequency: int = 0
+    eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
-    eval_episodes: int = 10
+    eval_episodes: Positive = 10
     """whole games per evaluation"""
-    eval_epsilon: float = 0.01
+    eval_epsilon: Probability = 0.01
     """exploration rate in evaluation (paper: 0.05)"""
-    eval_max_frames: int = MAX_FRAMES
+    eval_max_frames: Positive = MAX_FRAMES
     """raw frames after which an evaluation game is cut (60 per second)"""
 
-    total_timesteps: int = 10_000_000
+    total_timesteps: Positive = 10_000_000
     """environment steps over all environments; frames are 4 times that (paper: 50M)"""
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """learning rate of Adam (paper: RMSProp, 2.5e-4)"""
-    learning_rate_end: float | None = None
+    learning_rate_end: NotNegativeFloat | None = None
     """learning rate at the end, on a line from learning-rate over total-timesteps; default: no decay"""
     one_cycle: bool = False
     """learning rate that rises from half of learning-rate and falls to nothing, in place of a line: `one_cycle`"""
-    adam_eps: float = 1e-8
+    adam_eps: PositiveFloat = 1e-8
     """epsilon of Adam"""
-    weight_decay: float = 0.0
+    weight_decay: NotNegativeFloat = 0.0
     """share of learning-rate by which each update shrinks the weights: AdamW, if above 0"""
     initial_model: str | None = None
     """model file whose weights the run starts from; default: random weights"""
-    buffer_size: int = 1_000_000
+    buffer_size: Positive = 1_000_000
     """transitions in the replay buffer, 7.1 kB each"""
-    gamma: float = 0.99
+    gamma: Probability = 0.99
     """discount per step"""
-    tau: float = 1.0
+    tau: Probability = 1.0
     """share of the online network that a target sync takes over (1: hard sync)"""
-    target_network_frequency: int = 1000
+    target_network_frequency: Positive = 1000
     """environment steps between target syncs (paper: 40,000)"""
-    batch_size: int = 32
+    batch_size: Positive = 32
     """transitions per update"""
-    start_e: float = 1.0
+    start_e: Probability = 1.0
     """exploration rate at the start"""
-    end_e: float = 0.01
+    end_e: Probability = 0.01
     """exploration rate at the end (paper: 0.1)"""
-    exploration_fraction: float = 0.10
+    exploration_fraction: Probability = 0.10
     """share of total-timesteps over which epsilon falls from start-e to end-e"""
-    learning_starts: int = 80_000
+    learning_starts: NotNegative = 80_000
     """environment steps before the first update (paper: 50,000)"""
-    train_frequency: int = 4
+    train_frequency: Positive = 4
     """environment steps per update"""
-    n_step: int = 1
+    n_step: Positive = 1
     """rewards summed before bootstrapping"""
     double_q: bool = False
     """the online network chooses the next action, the target network values it (van Hasselt et al. 2016)"""
@@ -153,18 +154,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise `BadInput` for a flag out of range."""
-    flags.require_file_name(args, "exp_name")
-    flags.require_positive(
-        args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
-        "target_network_frequency", "batch_size", "train_frequency", "n_step",
-    )  # fmt: skip
-    flags.require_seed(args)
-    flags.require_not_negative(
-        args, "checkpoint_frequency", "eval_frequency", "learning_starts", "learning_rate_end", "weight_decay"
-    )
-    flags.require_probability(
-        args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions"
-    )
+    flags.check_ranges(args)
     if args.one_cycle and args.learning_rate_end is not None:
         raise BadInput("--one-cycle", "on", "has an end of its own: leave --learning-rate-end")
     game_settings(args.env_id)

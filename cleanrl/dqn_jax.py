@@ -27,6 +27,7 @@ from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, requ
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
+from cleanrl_utils.ranges import FileName, NotNegative, Positive, PositiveFloat, PositiveSizes, Probability, Seed
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
@@ -41,9 +42,9 @@ METRICS = ("losses/td_loss", "losses/q_values")
 class Args:
     """Flags: the run, the environment, the algorithm."""
 
-    exp_name: str = "dqn_jax"
+    exp_name: FileName = "dqn_jax"
     """name of this experiment, in the run folder and in the model file"""
-    seed: int = 1
+    seed: Seed = 1
     """seed of the run: environments, exploration, sampling, weights"""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """where the network lives; auto: CUDA if there is one, else the CPU, which is faster for small networks"""
@@ -64,7 +65,7 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int | None = 0
+    checkpoint_frequency: NotNegative | None = 0
     """environment steps between checkpoints; 0 turns them off, None writes one every 10 minutes"""
     keep_checkpoint: bool = False
     """when the run is complete, keep its last checkpoint, with replay, episodes and optimizer"""
@@ -77,61 +78,54 @@ class Args:
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
     env_kwargs: flags.Json = field(default_factory=dict)
     """keywords of the environment, as '{"use_lidar": false}'"""
-    num_envs: int = 1
+    num_envs: Positive = 1
     """environments stepped side by side; the ratio of updates to steps does not depend on it"""
-    eval_frequency: int = 0
+    eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
-    eval_episodes: int = 10
+    eval_episodes: Positive = 10
     """whole episodes per evaluation"""
-    eval_epsilon: float = 0.0
+    eval_epsilon: Probability = 0.0
     """exploration rate in evaluation"""
-    eval_max_steps: int = 27_000
+    eval_max_steps: Positive = 27_000
     """steps after which an evaluation episode is cut, if the environment does not cut it before"""
 
-    total_timesteps: int = 500_000
+    total_timesteps: Positive = 500_000
     """environment steps over all environments"""
-    learning_rate: float = 2.5e-4
+    learning_rate: PositiveFloat = 2.5e-4
     """learning rate of Adam"""
-    buffer_size: int = 10_000
+    buffer_size: Positive = 10_000
     """transitions in the replay buffer"""
-    gamma: float = 0.99
+    gamma: Probability = 0.99
     """discount per step"""
-    tau: float = 1.0
+    tau: Probability = 1.0
     """share of the online network that a target sync takes over (1: hard sync)"""
-    target_network_frequency: int = 500
+    target_network_frequency: Positive = 500
     """environment steps between target syncs, one per vector step at most; 1, with one environment: no target network"""
-    batch_size: int = 128
+    batch_size: Positive = 128
     """transitions per update"""
-    start_e: float = 1.0
+    start_e: Probability = 1.0
     """exploration rate at the start"""
-    end_e: float = 0.05
+    end_e: Probability = 0.05
     """exploration rate at the end"""
-    exploration_fraction: float = 0.5
+    exploration_fraction: Probability = 0.5
     """share of total-timesteps over which epsilon falls from start-e to end-e"""
-    learning_starts: int = 10_000
+    learning_starts: NotNegative = 10_000
     """environment steps before the first update"""
-    train_frequency: int = 10
+    train_frequency: Positive = 10
     """environment steps per update"""
-    n_step: int = 1
+    n_step: Positive = 1
     """rewards summed before bootstrapping"""
     double_q: bool = False
     """the online network chooses the next action, the target network values it (van Hasselt et al. 2016)"""
     huber: bool = False
     """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
-    hidden_units: tuple[int, ...] = (120, 84)
+    hidden_units: PositiveSizes = (120, 84)
     """width of each hidden layer"""
 
 
 def check(args: Args) -> None:
     """Raise `BadInput` for a flag out of range."""
-    flags.require_file_name(args, "exp_name")
-    flags.require_positive(
-        args, "num_envs", "eval_episodes", "eval_max_steps", "total_timesteps", "learning_rate", "buffer_size",
-        "target_network_frequency", "batch_size", "train_frequency", "n_step", "hidden_units",
-    )  # fmt: skip
-    flags.require_seed(args)
-    flags.require_not_negative(args, "checkpoint_frequency", "eval_frequency", "learning_starts")
-    flags.require_probability(args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon")
+    flags.check_ranges(args)
     require_vector_env(args)
     if args.capture_video:
         require_video(atari=False)

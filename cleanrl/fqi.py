@@ -31,6 +31,7 @@ from cleanrl_utils.evals.gym import Episodes, film_episode, protocol, require_ve
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.files import replacing
 from cleanrl_utils.models.files import ModelError
+from cleanrl_utils.ranges import FileName, NotNegative, Positive, Probability, Seed
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
 
@@ -49,9 +50,9 @@ REGRESSORS = {
 class Args:
     """Flags: the run, the environment, the algorithm."""
 
-    exp_name: str = "fqi"
+    exp_name: FileName = "fqi"
     """name of this experiment, in the run folder"""
-    seed: int = 1
+    seed: Seed = 1
     """seed of the run: environment, random policy, regressor"""
     track: bool = False
     """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
@@ -70,22 +71,22 @@ class Args:
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
     env_kwargs: flags.Json = field(default_factory=dict)
     """keywords of the environment, as '{"use_lidar": false}'"""
-    n_steps: int = 50_000
+    n_steps: Positive = 50_000
     """transitions that the random policy collects, unless `--dataset` has them"""
     dataset: str | None = None
     """file of transitions (.npz) to learn from; where there is none yet, it is written; default: collected anew"""
-    eval_frequency: int = 2
+    eval_frequency: NotNegative = 2
     """iterations between evaluations; 0: at the end only"""
-    eval_episodes: int = 10
+    eval_episodes: Positive = 10
     """whole episodes per evaluation"""
-    eval_epsilon: float = 0.0
+    eval_epsilon: Probability = 0.0
     """exploration rate in evaluation"""
-    eval_max_steps: int = 27_000
+    eval_max_steps: Positive = 27_000
     """steps after which an evaluation episode is cut, if the environment does not cut it before"""
 
-    n_iterations: int = 20
+    n_iterations: Positive = 20
     """fits on targets, after the first on rewards"""
-    gamma: float = 0.99
+    gamma: Probability = 0.99
     """discount per step"""
     regressor: str = "knn"
     """knn, linear, tree, forest, gradient-boosting, mlp, or the class of any regressor in scikit-learn"""
@@ -95,11 +96,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise `BadInput` for a flag out of range."""
-    flags.require_file_name(args, "exp_name")
-    flags.require_positive(args, "n_steps", "eval_episodes", "eval_max_steps", "n_iterations")
-    flags.require_seed(args)
-    flags.require_not_negative(args, "eval_frequency")
-    flags.require_probability(args, "gamma", "eval_epsilon")
+    flags.check_ranges(args)
     require_vector_env(args)
     if args.capture_video:
         require_video(atari=False)

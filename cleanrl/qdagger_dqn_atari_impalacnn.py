@@ -46,6 +46,7 @@ from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
+from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability, Seed
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION
@@ -61,9 +62,9 @@ OFFLINE_METRICS = ("charts/offline/loss", "charts/offline/q_loss", "charts/offli
 class Args:
     """Flags: the run, the environment, the algorithm."""
 
-    exp_name: str = "qdagger_dqn_atari_impalacnn"
+    exp_name: FileName = "qdagger_dqn_atari_impalacnn"
     """name of this experiment, in the run folder and in the model file"""
-    seed: int = 1
+    seed: Seed = 1
     """seed of the run: environments, exploration, sampling, weights"""
     torch_deterministic: bool = True
     """ask torch for deterministic kernels"""
@@ -96,7 +97,7 @@ class Args:
     """user or organization on the Hugging Face Hub"""
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: int | None = None
+    checkpoint_frequency: NotNegative | None = None
     """environment steps (offline: updates) between checkpoints; 0 turns them off; default: every 10 minutes"""
     keep_checkpoint: bool = False
     """when the run is complete, keep its last checkpoint, with replay, games and optimizer"""
@@ -107,19 +108,19 @@ class Args:
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
-    num_envs: int = 8
+    num_envs: Positive = 8
     """games played side by side; the ratio of updates to steps does not depend on it"""
-    sticky_actions: float | None = None
+    sticky_actions: Probability | None = None
     """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
     life_loss: bool = True
     """a lost life ends the return (the game goes on)"""
-    eval_frequency: int = 0
+    eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
-    eval_episodes: int = 10
+    eval_episodes: Positive = 10
     """whole games per evaluation"""
-    eval_epsilon: float = 0.01
+    eval_epsilon: Probability = 0.01
     """exploration rate in evaluation"""
-    eval_max_frames: int = MAX_FRAMES
+    eval_max_frames: Positive = MAX_FRAMES
     """raw frames after which an evaluation game is cut (60 per second)"""
 
     teacher_policy_hf_repo: str | None = None
@@ -127,63 +128,63 @@ class Args:
     this game, else cleanrl/{env_id}-{teacher_model_exp_name}-seed1"""
     teacher_revision: str | None = None
     """branch, tag or commit of that repository"""
-    teacher_model_exp_name: str = "dqn_atari"
+    teacher_model_exp_name: FileName = "dqn_atari"
     """the teacher's file is {teacher_model_exp_name}.cleanrl_model"""
-    teacher_eval_episodes: int = 10
+    teacher_eval_episodes: Positive = 10
     """whole games that measure the teacher, and as many a random player"""
-    teacher_steps: int = 500_000
+    teacher_steps: Positive = 500_000
     """environment steps that the teacher plays to fill its buffer"""
-    teacher_start_e: float = 1.0
+    teacher_start_e: Probability = 1.0
     """the teacher's exploration rate at the start of its buffer"""
-    teacher_end_e: float = 0.01
+    teacher_end_e: Probability = 0.01
     """the teacher's exploration rate at the end of its buffer; a line between"""
-    offline_steps: int = 500_000
+    offline_steps: Positive = 500_000
     """updates on the teacher's buffer (paper: 1M)"""
-    offline_target_network_frequency: int = 1000
+    offline_target_network_frequency: Positive = 1000
     """offline updates between target syncs (paper: 2,000)"""
-    offline_eval_frequency: int = 100_000
+    offline_eval_frequency: NotNegative = 100_000
     """offline updates between evaluations; 0: at the end of the phase only"""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """temperature of teacher and student in the distillation loss (paper: 0.1)"""
-    distill_coefficient: float = 1.0
+    distill_coefficient: NotNegativeFloat = 1.0
     """weight of the distillation loss, lambda0, before it fades (paper: 3)"""
-    distill_decay_steps: int = 1_500_000
+    distill_decay_steps: NotNegative = 1_500_000
     """online steps after which the distillation is off for good, t0 (paper: 1.5M)"""
     student: Literal["impala256", "impala512", "nature"] = "impala256"
     """student network: IMPALA CNN with 256 or 512 hidden units, or the Nature CNN (paper: nature)"""
 
-    total_timesteps: int = 10_000_000
+    total_timesteps: Positive = 10_000_000
     """online environment steps over all environments; frames are 4 times that (paper: 2.5M)"""
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """learning rate of Adam (paper: 1e-4)"""
-    learning_rate_end: float | None = None
+    learning_rate_end: NotNegativeFloat | None = None
     """final online learning rate; decays together with the distillation coefficient (paper: 1e-5); default: no decay"""
-    offline_learning_rate_end: float | None = None
+    offline_learning_rate_end: NotNegativeFloat | None = None
     """learning rate at the end of the offline phase, on a line from learning-rate, and at the start of the online one
     (paper: no decay); default: none"""
-    adam_eps: float = 1e-8
+    adam_eps: PositiveFloat = 1e-8
     """epsilon of Adam (paper: 1.5e-4)"""
-    buffer_size: int = 1_000_000
+    buffer_size: Positive = 1_000_000
     """transitions in the online replay buffer, 7.1 kB each"""
-    gamma: float = 0.99
+    gamma: Probability = 0.99
     """discount per step"""
-    tau: float = 1.0
+    tau: Probability = 1.0
     """share of the online network that a target sync takes over (1: hard sync)"""
-    target_network_frequency: int = 1000
+    target_network_frequency: Positive = 1000
     """online environment steps between target syncs (paper: 8,000)"""
-    batch_size: int = 32
+    batch_size: Positive = 32
     """transitions per update"""
-    start_e: float = 1.0
+    start_e: Probability = 1.0
     """exploration rate at the start"""
-    end_e: float = 0.01
+    end_e: Probability = 0.01
     """exploration rate at the end (paper: 0.01)"""
-    exploration_fraction: float = 0.10
+    exploration_fraction: Probability = 0.10
     """share of total-timesteps over which epsilon falls from start-e to end-e; the clock starts offline-steps ahead"""
-    learning_starts: int = 80_000
+    learning_starts: NotNegative = 80_000
     """online environment steps before the first online update (paper: 20,000)"""
-    train_frequency: int = 4
+    train_frequency: Positive = 4
     """environment steps per update"""
-    n_step: int = 1
+    n_step: Positive = 1
     """rewards summed before bootstrapping (paper: 3)"""
     double_q: bool = False
     """the online network chooses the next action, the target network values it (paper: off)"""
@@ -193,21 +194,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise `BadInput` for a flag out of range."""
-    flags.require_file_name(args, "exp_name", "teacher_model_exp_name")
-    flags.require_positive(
-        args, "num_envs", "eval_episodes", "eval_max_frames", "total_timesteps", "learning_rate", "adam_eps", "buffer_size",
-        "target_network_frequency", "batch_size", "train_frequency", "n_step", "teacher_eval_episodes", "teacher_steps",
-        "offline_steps", "offline_target_network_frequency", "temperature",
-    )  # fmt: skip
-    flags.require_seed(args)
-    flags.require_not_negative(
-        args, "checkpoint_frequency", "eval_frequency", "offline_eval_frequency", "learning_starts", "distill_coefficient",
-        "distill_decay_steps", "learning_rate_end", "offline_learning_rate_end",
-    )  # fmt: skip
-    flags.require_probability(
-        args, "gamma", "tau", "start_e", "end_e", "exploration_fraction", "eval_epsilon", "sticky_actions",
-        "teacher_start_e", "teacher_end_e",
-    )  # fmt: skip
+    flags.check_ranges(args)
     game_settings(args.env_id)
     if args.capture_video:
         require_video()

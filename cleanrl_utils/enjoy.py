@@ -14,8 +14,9 @@ from cleanrl_utils.console import notice, output, working
 from cleanrl_utils.errors import BadInput, WriteError, first_line
 from cleanrl_utils.evals import players
 from cleanrl_utils.evals.video import Film, Window
-from cleanrl_utils.flags import require_positive, require_probability, require_seed, run
+from cleanrl_utils.flags import check_ranges, run
 from cleanrl_utils.models.source import ZOO, atari_id, boxed
+from cleanrl_utils.ranges import Positive, Probability, Seed
 
 
 @dataclass
@@ -35,11 +36,11 @@ class Args:
     """run folder, of training with --save-model"""
     weights: players.Weights = "last"
     """of a run: its last weights, those of its best evaluation, or those before the online phase"""
-    eval_episodes: int = 10
+    eval_episodes: Positive = 10
     """whole episodes to play"""
-    epsilon: float | None = None
+    epsilon: Probability | None = None
     """exploration rate; default: that of the run's evaluations"""
-    seed: int = 1
+    seed: Seed = 1
     """seed of the episodes and of the exploration"""
     render: bool = False
     """show the episodes in a window, one after the other; needs the extra `video`"""
@@ -70,9 +71,7 @@ def load(args: Args) -> players.Player:
 
 def main(args: Args) -> None:
     """Film, show and play. Raises `BadInput` before the first episode."""
-    require_positive(args, "eval_episodes")
-    require_probability(args, "epsilon")
-    require_seed(args)
+    check_ranges(args)
     film = Film(Path(args.video)) if args.video is not None else None  # refuses other kinds of file
     screen = os.environ.get("SDL_VIDEODRIVER")  # as the user has it: drawing environments in memory sets another
     player = load(args)

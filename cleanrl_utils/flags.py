@@ -7,19 +7,20 @@ import dataclasses
 import difflib
 import io
 import json
-import math
+import operator
 import os
 import re
 import signal
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 import yaml
+from annotated_types import Predicate
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
@@ -27,6 +28,9 @@ from cleanrl_utils.flag_help import grouped
 from cleanrl_utils.record import read_run
 
 Args = TypeVar("Args")
+
+COMPARISONS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
+"""How a value compares with each limit of a bound, by the names that annotated-types gives them."""
 
 
 def _is_json_object(value: Any) -> bool:
@@ -218,43 +222,38 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def require_positive(args: Any, *fields: str) -> None:
-    """Raise `BadInput` unless every field is a finite number above 0, or a tuple of such."""
-    for field in fields:
-        value = getattr(args, field)
-        if not all(math.isfinite(number) and number > 0 for number in (value if isinstance(value, tuple) else (value,))):
-            raise BadInput(flag(field), value, "must be above 0")
+def check_ranges(args: Any) -> None:
+    """Raise `BadInput` for the first flag whose value is outside the bounds of its type.
+
+    Each item of a tuple is checked. None passes: the parser accepts it only where the type says `| None`.
+    """
+    for name, hint in typing.get_type_hints(type(args), include_extras=True).items():
+        value = getattr(args, name)
+        items = value if isinstance(value, tuple) else (value,)
+        for bounds in _bounds(hint):
+            if not all(item is None or _inside(item, bounds) for item in items):
+                words = next((bound for bound in bounds if isinstance(bound, str)), f"must be in {bounds}")
+                raise BadInput(flag(name), repr(value) if isinstance(value, str) else value, words)
 
 
-def require_not_negative(args: Any, *fields: str) -> None:
-    """Raise `BadInput` unless every field is a finite number of 0 or more; None passes."""
-    for field in fields:
-        value = getattr(args, field)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise BadInput(flag(field), value, "must be 0 or more")
+def _bounds(hint: Any) -> Iterator[tuple[Any, ...]]:
+    """The bounds of a type and of the types inside it, such as `Probability | None` or `tuple[Positive, ...]`."""
+    if typing.get_origin(hint) is Annotated:
+        yield hint.__metadata__
+    for part in typing.get_args(hint):
+        yield from _bounds(part)
 
 
-def require_seed(args: Any) -> None:
-    """Raise `BadInput` unless the seed is one that every library takes."""
-    if not 0 <= args.seed < 2**32:
-        raise BadInput("--seed", args.seed, "must be 0 or more, and below 2**32")
-
-
-def require_probability(args: Any, *fields: str) -> None:
-    """Raise `BadInput` unless every field is in [0, 1]; None passes."""
-    for field in fields:
-        value = getattr(args, field)
-        if value is not None and not 0 <= value <= 1:
-            raise BadInput(flag(field), value, "must be between 0 and 1")
-
-
-def require_file_name(args: Any, *fields: str) -> None:
-    """Raise `BadInput` unless every field can be part of a file's name on any system and of a repository's name."""
-    for field in fields:
-        value = getattr(args, field)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
-            allowed = "must be letters, digits, `.`, `_`, `-`, a letter or digit first, 100 at most"
-            raise BadInput(flag(field), repr(value), allowed)
+def _inside(value: Any, bounds: tuple[Any, ...]) -> bool:
+    """Whether a value meets all bounds: limits and predicates. NaN meets no limit."""
+    for bound in bounds:
+        for name, holds in COMPARISONS.items():
+            limit = getattr(bound, name, None)
+            if limit is not None and not holds(value, limit):
+                return False
+        if isinstance(bound, Predicate) and not bound.func(value):
+            return False
+    return True
 
 
 def command_line(args: Any) -> list[str]:

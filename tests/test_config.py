@@ -33,7 +33,6 @@ from cleanrl_utils.ranges import (
     PositiveSizes,
     Probability,
     Seed,
-    check_ranges,
 )
 
 CONFIGS = Path(__file__).parents[1] / "benchmark" / "configs"
@@ -115,6 +114,14 @@ def as_typed(value):
     return " ".join(map(str, value)) if isinstance(value, tuple) else f"'{json.dumps(value)}'"
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__.split(".")[-1])
+def test_every_number_among_the_flags_of_a_script_has_a_range(script):
+    plain = typing.get_type_hints(script.Args)
+    numbers = {name for name, hint in plain.items() if {int, float} & {hint, *typing.get_args(hint)}}
+    ranged = typing.get_type_hints(script.Args, include_extras=True)
+    assert {name for name in numbers if ranged[name] == plain[name]} == set()
+
+
 @dataclass
 class Tried:
     """Flags of someone's copy of a script, with one that nobody has described yet."""
@@ -188,7 +195,7 @@ INSIDE = [
 
 @pytest.mark.parametrize("values", INSIDE, ids=lambda values: str(values)[:40])
 def test_values_inside_a_range_are_accepted(values):
-    check_ranges(Ranged(**values))
+    flags.check_ranges(Ranged(**values))
 
 
 OUTSIDE = [
@@ -222,14 +229,14 @@ OUTSIDE = [
 @pytest.mark.parametrize(("values", "line"), OUTSIDE, ids=[line for _, line in OUTSIDE])
 def test_a_value_outside_its_range_is_refused_by_flag_value_and_what_is_allowed(values, line):
     with pytest.raises(BadInput) as refused:
-        check_ranges(Ranged(**values))
+        flags.check_ranges(Ranged(**values))
     assert str(refused.value) == line
 
 
 @pytest.mark.parametrize("name", ["", ".a", "-a", "_a", "a/b", "a b", "ä", "a\n", "x" * 101])
 def test_a_name_that_is_no_file_name_is_refused(name):
     with pytest.raises(BadInput) as refused:
-        check_ranges(Ranged(exp_name=name))
+        flags.check_ranges(Ranged(exp_name=name))
     allowed = "must be letters, digits, `.`, `_`, `-`, a letter or digit first, 100 at most"
     assert str(refused.value) == f"--exp-name {name!r}: {allowed}"
 
@@ -238,7 +245,7 @@ def test_a_name_that_is_no_file_name_is_refused(name):
 def test_a_mistake_in_a_range_ends_a_command_with_one_line_and_status_2(argv, tmp_path, capsys):
     (tmp_path / "flags.yaml").write_text("num-envs: 0\n")
     with pytest.raises(SystemExit) as stopped:
-        flags.run(check_ranges, Ranged, argv)
+        flags.run(flags.check_ranges, Ranged, argv)
     assert (stopped.value.code, capsys.readouterr().err) == (2, "error: --num-envs 0: must be above 0\n")
 
 
@@ -263,7 +270,7 @@ def test_ranges_change_nothing_in_how_flags_are_read(tmp_path, capsys, monkeypat
     args, *told = ranged = list(everything_read())
     plain = typing.get_type_hints(Ranged) | {"env_kwargs": flags.Json}
     monkeypatch.setattr(Ranged, "__annotations__", plain)
-    check_ranges(Ranged(num_envs=0))
+    flags.check_ranges(Ranged(num_envs=0))
     assert ranged == list(everything_read())
     assert (args.gamma, args.hidden_units, args.window, args.learning_rate_end) == (1.0, (3, 4), 5, 1e-5)
     assert any(line.endswith("unknown key `gama`; did you mean `gamma`?") for line in told if isinstance(line, str))

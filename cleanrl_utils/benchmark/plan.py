@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from cleanrl_utils.benchmark.work import Work
 from cleanrl_utils.errors import BadInput, first_line
-from cleanrl_utils.flags import Json, parse, require_not_negative, require_positive
+from cleanrl_utils.flags import Json, check_ranges, parse
+from cleanrl_utils.ranges import NotNegative, Positive
 
 PLACEHOLDERS = ("env_id", "seed")
 PYTHON = ("python", "python3")
@@ -30,11 +31,11 @@ class Args:
     """environments; each becomes the command's --env-id"""
     command: str = ""
     """script with its flags, as "python cleanrl/dqn.py --total-timesteps 500000"; {env_id} and {seed} stand for the run's"""
-    num_seeds: int = 3
+    num_seeds: Positive = 3
     """seeds per environment"""
-    start_seed: int = 1
+    start_seed: NotNegative = 1
     """the first of them"""
-    workers: int = 1
+    workers: Positive = 1
     """runs side by side on this machine; each gets its share of the cores, and one of the GPUs"""
     backend: Literal["local", "slurm"] = "local"
     """local: this machine; slurm: one job array, from a folder that all nodes share"""
@@ -45,15 +46,15 @@ class Args:
 
     slurm_partition: str | None = None
     """partition to submit to; default: the cluster's"""
-    slurm_gpus_per_task: int = 0
+    slurm_gpus_per_task: NotNegative = 0
     """GPUs per run"""
-    slurm_cpus_per_task: int = 2
+    slurm_cpus_per_task: Positive = 2
     """cores per run"""
-    slurm_time: int = 24 * 60
+    slurm_time: Positive = 24 * 60
     """minutes that a run may take at a time; a run with --checkpoint-frequency is queued again to go on"""
-    slurm_array_parallelism: int = 64
+    slurm_array_parallelism: Positive = 64
     """runs at the same time, at most"""
-    slurm_signal_delay: int = 120
+    slurm_signal_delay: NotNegative = 120
     """seconds before the time limit at which runs write their checkpoints"""
     slurm_parameters: Json = field(default_factory=dict)
     """more of sbatch's parameters, as '{"account": "lab", "mem": "16G"}'"""
@@ -63,8 +64,7 @@ def plan(args: Args) -> list[Work]:
     """The trainings that the flags ask for. Raises `BadInput`, before anything is run."""
     if not args.env_ids:
         raise BadInput("--env-ids", "(none)", "must name at least one environment")
-    require_positive(args, "num_seeds", "workers", "slurm_cpus_per_task", "slurm_time", "slurm_array_parallelism")
-    require_not_negative(args, "start_seed", "slurm_gpus_per_task", "slurm_signal_delay")
+    check_ranges(args)
     try:
         words = shlex.split(args.command)
     except ValueError as error:

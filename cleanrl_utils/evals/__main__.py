@@ -17,7 +17,8 @@ from cleanrl_utils.evals import players
 from cleanrl_utils.evals.human import human_normalised
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.files import replacing
-from cleanrl_utils.flags import require_positive, require_probability, require_seed, run
+from cleanrl_utils.flags import check_ranges, run
+from cleanrl_utils.ranges import Positive, Probability, Seed
 
 COLUMNS = ("model", "environment", "rewards", "epsilon", "max", "mean", "min", "sd", "human-normalised")
 COLUMNS += ("length", "games", "cut")
@@ -31,13 +32,13 @@ class Args:
         default_factory=tuple
     )
     """run folders, of training with --save-model; folders in the box"""
-    episodes: int = 20
+    episodes: Positive = 20
     """whole episodes of each agent"""
-    epsilon: float | None = None
+    epsilon: Probability | None = None
     """exploration rate; default: that of each run's own evaluations"""
     env_id: str | None = None
     """environment; default: that of each run. To be given where it brings a package of its own, which is imported"""
-    seed: int = 12345
+    seed: Seed = 12345
     """seed of the episodes: another than those of training, whose evaluations chose the best weights"""
     weights: players.Weights = "last"
     """last weights, those of the best evaluation, or those before the online phase"""
@@ -90,9 +91,7 @@ def page(table: list[dict[str, Any]], args: Args) -> str:
 
 def main(args: Args) -> None:
     """Play, print and write. Raises `BadInput` before the first game for a folder that holds no agent."""
-    require_positive(args, "episodes")
-    require_probability(args, "epsilon")
-    require_seed(args)
+    check_ranges(args)
     if not args.runs:
         raise BadInput("RUN_FOLDER", "(none)", "name one run folder or more")
     agents = [players.from_folder(folder, "RUN_FOLDER", args.env_id, weights=args.weights) for folder in args.runs]

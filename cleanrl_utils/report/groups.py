@@ -13,7 +13,8 @@ import numpy as np
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals import human
-from cleanrl_utils.flags import require_positive
+from cleanrl_utils.flags import check_ranges
+from cleanrl_utils.ranges import Positive
 from cleanrl_utils.report import runs
 from cleanrl_utils.report.runs import Run
 
@@ -37,7 +38,7 @@ class Source:
     """runs that have not come to their end too"""
     metric: str = "charts/episodic_return"
     """what to report; eval/episodic_return where runs were evaluated as they trained"""
-    window: int | None = None
+    window: Positive | None = None
     """values that a point of a curve is the mean of; default: 100 training episodes, 1 of another metric"""
 
 
@@ -70,8 +71,7 @@ Groups = dict[str, dict[str, list[Curve]]]
 
 def load(source: Source) -> list[Run]:
     """The runs that the flags select. Raises `BadInput` where there is none, or where none has the metric."""
-    if source.window is not None:
-        require_positive(source, "window")
+    check_ranges(source)
     found = runs.from_wandb(source.wandb) if source.wandb is not None else runs.from_folders(source.runs, "--runs")
     found = runs.select(found, source.select, "--select")
     for env_id in source.env_ids:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cleanrl_utils import flags
 from cleanrl_utils.console import notice
+from cleanrl_utils.ranges import Positive, PositiveFloat, Probability
 
 ARROWS = "←↓→↑"
 """Of the actions 0, 1, 2, 3."""
@@ -24,15 +25,15 @@ class Args:
 
     seed: int = 1
     """seed of the environment and of exploration"""
-    total_timesteps: int = 300_000
+    total_timesteps: Positive = 300_000
     """environment steps"""
-    learning_rate: float = 0.05
+    learning_rate: PositiveFloat = 0.05
     """how far an entry moves towards its target"""
-    gamma: float = 0.99
+    gamma: Probability = 0.99
     """discount per step"""
-    end_e: float = 0.1
+    end_e: Probability = 0.1
     """exploration rate at the end; it falls from 1 on a line"""
-    eval_episodes: int = 1000
+    eval_episodes: Positive = 1000
     """episodes of the greedy policy, at the end"""
     out: str = "q-table.png"
     """picture to write"""
@@ -102,8 +103,7 @@ def draw(table: np.ndarray, lake: np.ndarray, out: Path, title: str) -> None:
 
 def main(args: Args) -> np.ndarray:
     """Learn, evaluate, draw; returns the table."""
-    flags.require_positive(args, "total_timesteps", "learning_rate", "eval_episodes")
-    flags.require_probability(args, "gamma", "end_e")
+    flags.check_ranges(args)
     env = gym.make("FrozenLake-v1")
     table = learn(env, args)
     rate = success_rate(env, table, args)

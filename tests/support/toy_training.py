@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cleanrl_utils import flags
 from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.ranges import Positive
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 
@@ -31,7 +32,7 @@ class Args:
     resume: str | None = None
     resume_anyway: bool = False
     num_envs: int = 1
-    total_timesteps: int = 30
+    total_timesteps: Positive = 30
     level: float = 0.0
     """of the returns, which rise by one a step besides"""
     pause: float = 0.0
@@ -46,7 +47,7 @@ class Args:
 
 def check(args: Args) -> None:
     """Raise `BadInput` for a flag out of range."""
-    flags.require_positive(args, "total_timesteps")
+    flags.check_ranges(args)
 
 
 @dataclass
