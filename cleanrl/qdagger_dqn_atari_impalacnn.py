@@ -564,7 +564,7 @@ def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float,
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
 
-# --- Act, sync ---
+# --- Act, update, sync ---
 
 
 @torch.no_grad()
@@ -849,8 +849,6 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
-    for name in ("teacher_steps", "buffer_size"):
-        setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
     run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
@@ -860,6 +858,8 @@ def main(args: Args) -> Path:
     teacher_network = teacher_network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     teacher = player(teacher_network, device)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
+    for name in ("teacher_steps", "buffer_size"):
+        setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 
     learner = Learner(args, teacher_network, device)
     state = State(learner, scores)

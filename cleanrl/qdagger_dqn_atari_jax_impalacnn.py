@@ -891,8 +891,6 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = choose_devices(args)
-    for name in ("teacher_steps", "buffer_size"):
-        setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
     run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
@@ -900,6 +898,8 @@ def main(args: Args) -> Path:
     learner = Learner(args, teacher_network, teacher_params, device)
     teacher = player(learner.teacher_act, learner.teacher_params)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
+    for name in ("teacher_steps", "buffer_size"):
+        setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
 
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)
