@@ -215,7 +215,7 @@ def test_an_environment_that_does_not_come_back_is_cut_and_told_and_goes_on_the_
     for folder, kill in ((Path.cwd(), None), (Path("again").absolute(), children.die)):
         os.chdir(folder)
         if kill is not None:
-            assert children.run(children.dqn, "--resume", str(the_run()), before=kill, args=("training", 400))[0] == -9
+            assert children.run(children.dqn, "--resume", str(the_run()), before=kill, args=("training", 100))[0] == -9
         status, errors = children.run(children.dqn, "--resume", str(the_run()))
         assert status == 0, errors
         assert "tests.support.probes:Careless-v0 does not come back to what the checkpoint saw" in errors
