@@ -564,7 +564,7 @@ def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float,
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
 
-# --- Act, sync ---
+# --- Act, update, sync ---
 
 
 @torch.no_grad()
