@@ -21,7 +21,7 @@ from cleanrl_utils.flags import parse
 from cleanrl_utils.record import event_files
 from cleanrl_utils.report import __main__ as report
 from cleanrl_utils.report import statistics
-from cleanrl_utils.run.tracker import start_run
+from cleanrl_utils.run.run import Run
 from tests.support import toy_training
 
 pytest.importorskip("matplotlib")
@@ -29,18 +29,18 @@ pytest.importorskip("matplotlib")
 
 def make(returns: list[float], status: str = "complete", teacher: tuple[float, float] | None = None, **flags) -> Path:
     """A run folder whose episodes ended every 10 steps with these returns."""
-    args = toy_training.Args(**flags)
-    with start_run(args, {"threads": 1}) as tracker:
+    run = Run(toy_training.Args(**flags))
+    with run.started({"threads": 1}):
         for i, value in enumerate(returns):
-            tracker.scalars({"charts/episodic_return": value, "charts/SPS": 100.0}, 10 * (i + 1))
+            run.scalars({"charts/episodic_return": value, "charts/SPS": 100.0}, 10 * (i + 1))
         scores = {}
         if teacher is not None:
             scores = {"random": Evaluation([teacher[0]], [1], 0), "teacher": Evaluation([teacher[1]], [1], 0)}
-        tracker.finish({"steps": 10 * len(returns)}, scores)
+        run.finish({"steps": 10 * len(returns)}, scores)
     if status != "complete":
-        path = tracker.folder / "config.json"
+        path = run.folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
-    return tracker.folder
+    return run.folder
 
 
 def write(*flags: str) -> str:

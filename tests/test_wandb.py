@@ -91,11 +91,12 @@ def test_training_goes_on_when_the_clients_service_is_killed(tmp_path: Path) -> 
 
 STOPPED = """
 from cleanrl_utils.report import runs
-from cleanrl_utils.run.tracker import start_run
+from cleanrl_utils.run.run import Run
 from toy_training import Args
 try:
-    with start_run(Args(track=True, seed=2), {"threads": 1}) as tracker:
-        tracker.scalars({"charts/episodic_return": 1.0}, 10)
+    run = Run(Args(track=True, seed=2))
+    with run.started({"threads": 1}):
+        run.scalars({"charts/episodic_return": 1.0}, 10)
         raise SystemExit(143)
 except SystemExit:
     pass
@@ -117,15 +118,16 @@ assert run.get("commit") == folder.get("commit")
 TRACKED = """
 from pathlib import Path
 from cleanrl_utils.evals.play import Evaluation
-from cleanrl_utils.run.tracker import start_run
+from cleanrl_utils.run.run import Run
 from toy_training import Args
-with start_run(Args(track=True), {"threads": 1}) as tracker:
+run = Run(Args(track=True))
+with run.started({"threads": 1}):
     for step in (10, 20, 30):
-        tracker.scalars({"charts/episodic_return": step / 10}, step)
-    films = Path("videos", tracker.folder.name)
+        run.scalars({"charts/episodic_return": step / 10}, step)
+    films = Path("videos", run.folder.name)
     films.mkdir(parents=True)
     (films / "step-30.mp4").write_bytes(b"film")
-    tracker.finish({"steps": 30}, {"agent": Evaluation([7.0], [1], 0)})
+    run.finish({"steps": 30}, {"agent": Evaluation([7.0], [1], 0)})
 """
 
 
