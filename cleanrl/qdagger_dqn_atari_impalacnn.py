@@ -710,6 +710,8 @@ def enter(state: State, phase: str, args: Args, buffer_device: torch.device) -> 
 def collect(state: State, args: Args, run: Run) -> None:
     """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
     learner, games, rb = state.learner, state.games, state.rb
+    with working("compiling (--no-compile leaves that out)" if learner.compiled else "warming up"):
+        learner.teacher_act(torch.as_tensor(games.obs, device=learner.device))
     run.begin("teacher's data", args.teacher_steps, state)
     while state.step < args.teacher_steps:
         obs = torch.as_tensor(games.obs, device=learner.device)

@@ -749,6 +749,8 @@ def enter(state: State, phase: str, args: Args, buffer_device: jax.Device) -> No
 def collect(state: State, args: Args, run: Run) -> None:
     """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
     learner, games, rb = state.learner, state.games, state.rb
+    with working("compiling"):
+        learner.teacher_act(learner.teacher_params, jax.device_put(games.obs, learner.device))
     run.begin("teacher's data", args.teacher_steps, state)
     while state.step < args.teacher_steps:
         obs = jax.device_put(games.obs, learner.device)

@@ -208,7 +208,7 @@ class Run:
         self.tracker.advance(step)
 
     def rate(self) -> float:
-        """Steps per second of this loop, without evaluations."""
+        """Steps per second of this loop, without evaluations and checkpoints."""
         return self.tracker.rate()
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
@@ -228,7 +228,8 @@ class Run:
     def save(self, state: State) -> None:
         """Write a checkpoint, unless they are off or this one is written. After a signal, end the process with 128 + it."""
         if self.checkpoints is not None and self.checkpoints.on and self.checkpoints.latest != place(state):
-            self.checkpoints.save(state, time.time() - self.began, self.tracker.flush())
+            with self.tracker.paused():
+                self.checkpoints.save(state, time.time() - self.began, self.tracker.flush())
         self.settled = True
         if self.signal is not None:
             raise SystemExit(128 + self.signal)
