@@ -4,7 +4,8 @@ r"""What a checkpoint costs: a full replay buffer in seconds, memory and bytes o
     python benchmark/checkpoint_cost.py --transitions 0 --num-envs 8 --game-steps 26000
 
 Writes an empty buffer of `cleanrl/dqn_atari.py` or its twin, fills it with games of a random player, writes it, reads it
-back, compares. With `--game-steps` it plays games of that length and measures how long it takes to play them again. Linux only.
+back, compares. With `--game-steps` it plays games of that length and measures how long it takes to play them again.
+Linux only.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class QNetwork(nn.Module):
 
 
 class Batch(NamedTuple):
-    """Transitions: observations (B, D), the rest (B,). Sampled in NumPy, learned from as tensors."""
+    """Transitions: observations (B, D), the rest (B,). Sampled in NumPy, learned from on the device."""
 
     obs: Tensor
     actions: Tensor
@@ -338,7 +338,7 @@ def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, fl
 
 
 class Learner:
-    """The networks and their optimizer, and the functions that act and learn."""
+    """The network and its optimizer, and the functions that act and learn."""
 
     # What a checkpoint holds of it.
     KEPT = ("q_network", "target_network", "optimizer")
