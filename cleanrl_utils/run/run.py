@@ -65,7 +65,7 @@ class Run:
 
         Raises `BadInput` where there is none, or where the run is still going.
         """
-        self.args, self.checkpoints = args, checkpoints
+        self.args, self.checkpoints, self.folder = args, checkpoints, Path()
         self.config: dict[str, object] = {}
         self.began = time.time()
         self.signal: int | None = None
@@ -77,8 +77,6 @@ class Run:
             self.folder = Path(checkpoints.flags.resume or "")
             self.unlock = lock(self.folder, self)
             checkpoints.open_latest(self.folder)
-        else:
-            self.folder = new_folder(args)
 
     @property
     def resumed(self) -> bool:
@@ -117,7 +115,7 @@ class Run:
 
     def _begin(self, protocol: dict[str, object], made_with: dict[str, object]) -> None:
         """Make the folder of a run that begins."""
-        script = script_path(type(self.args))
+        script, self.folder = script_path(type(self.args)), new_folder(self.args)
         if self.checkpoints is not None:
             self.checkpoints.changes(protocol | flat(made_with))
         self.config = {"status": "running", "script": script.stem, "flags": dataclasses.asdict(self.args)}
