@@ -13,7 +13,7 @@ DUE = checkpoint.Checkpoints.due
 
 def slow_due(self: checkpoint.Checkpoints, step: int) -> bool:
     """As `due`, later."""
-    if self.args.seed > 1:
+    if self.flags.seed > 1:
         time.sleep(0.02)
     return DUE(self, step)
 
