@@ -47,8 +47,8 @@ def lock(folder: Path, owner: object) -> Callable[[], object]:
     except BlockingIOError:
         unlock()
         raise BadInput("--resume", folder, "is still running, in another process") from None
-    except OSError:
-        return unlock  # a file system without locks
+    except OSError:  # a file system without locks
+        pass
     return unlock
 
 

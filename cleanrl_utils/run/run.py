@@ -34,23 +34,18 @@ from cleanrl_utils.files import make_folder, replacing, sync_folder, write_json
 from cleanrl_utils.flags import command_line, script_path
 from cleanrl_utils.record import commit, hardware, versions
 from cleanrl_utils.run.checkpoint import Checkpoints, State, place
-from cleanrl_utils.run.folder import cut_event_files, lock, new_folder
-from cleanrl_utils.run.sinks import Sink, TensorBoard, WeightsAndBiases
+from cleanrl_utils.run.folder import NameFlags, cut_event_files, lock, new_folder
+from cleanrl_utils.run.sinks import Sink, TensorBoard, TrackFlags, WeightsAndBiases
 from cleanrl_utils.run.tracker import Tracker
 
 STOPPING = b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class RunFlags(Protocol):
+class RunFlags(NameFlags, TrackFlags, Protocol):
     """The flags of a script that name a run and say where it reports."""
 
-    exp_name: str
-    env_id: str
-    seed: int
     track: bool
-    wandb_project_name: str
-    wandb_entity: str | None
 
 
 class Interrupted(SystemExit):
