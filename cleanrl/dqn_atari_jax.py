@@ -192,14 +192,14 @@ class Games:
     KEPT = ("envs", "fire")  # what a checkpoint holds of it
 
     def __init__(self, args: Args, purpose: int, num_games: int) -> None:
-        self.num_games, self.evaluation = num_games, purpose == EVALUATION
+        self.num_games, evaluation = num_games, purpose == EVALUATION
         self.envs = SeededGames(
             args,
             purpose,
             num_games,
-            max_num_frames_per_episode=args.eval_max_frames if self.evaluation else MAX_FRAMES,
+            max_num_frames_per_episode=args.eval_max_frames if evaluation else MAX_FRAMES,
             # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
-            life_loss_info=args.life_loss and not self.evaluation,  # `episodic_life` would reset at each lost life
+            life_loss_info=args.life_loss and not evaluation,  # `episodic_life` would reset at each lost life
         )
         self.num_actions, self.waits_for_fire = len(self.envs.meanings), waits_for_fire(self.envs.meanings)
         self.fire = np.zeros(num_games, dtype=bool)
@@ -217,16 +217,10 @@ class Games:
 
     def recv(self) -> Step:
         """Wait for the step that was sent; `obs` is what is seen after it."""
-        lives, frame_numbers, returns = self.envs.lives, self.envs.frame_numbers, self.envs.returns
-        rewards, terminations, truncations = self.envs.recv()
-        # Flags do not tell where a game was reset: a lost life sets them too, and can hide a truncation.
-        resets = self.envs.frame_numbers < frame_numbers
-        lengths = self.envs.history.lengths - 1  # without the step that is the reset
-        finished = [(float(returns[i]), int(lengths[i])) for i in np.flatnonzero(resets)]
-        self.fire = (self.envs.lives < lives) & ~resets & self.waits_for_fire
-        if resets.any() and not self.evaluation:  # there one game each is played
-            self.envs.begin(resets)
-        return Step(rewards, terminations, truncations, resets, finished)
+        lives = self.envs.lives
+        step = Step(*self.envs.recv())
+        self.fire = (self.envs.lives < lives) & ~step.resets & self.waits_for_fire
+        return step
 
     def close(self) -> None:
         """End the games and their threads."""

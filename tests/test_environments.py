@@ -14,12 +14,13 @@ from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl import dqn_atari as dqn
 from cleanrl_utils.errors import BadInput, CannotGoOn
+from cleanrl_utils.evals import atari
 from cleanrl_utils.evals.atari import count_actions, game_settings
 from cleanrl_utils.record import versions
 from cleanrl_utils.run import archive
 from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
 
-slow = pytest.mark.slow  # a reset with a seed takes a tenth of a second: the ALE reads the game anew
+slow = pytest.mark.slow
 
 
 def games_of(env_id: str, num_games: int, purpose: int = TRAINING, **flags: Any) -> dqn.Games:
@@ -150,64 +151,80 @@ def test_finished_games_have_their_raw_whole_game_returns():
 
 
 @pytest.mark.parametrize(
-    ("env_id", "sticky", "steps"),
-    [("ALE/Breakout-v5", None, 350), pytest.param("SpaceInvadersNoFrameskip-v4", 0.0, 500, marks=slow)],
+    ("env_id", "sticky", "steps", "stretch"),
+    [
+        ("ALE/Breakout-v5", None, 700, 250),
+        pytest.param("SpaceInvadersNoFrameskip-v4", 0.0, 500, 0, marks=slow),
+        pytest.param("BreakoutNoFrameskip-v4", 0.0, 500, 27_000, marks=slow),
+    ],
 )
-def test_each_game_is_the_one_of_its_seed_stepped_by_itself(env_id, sticky, steps):
-    """Every environment of three against a vector environment of one, reset by hand when its game is over."""
+def test_each_game_is_the_one_of_its_seed_stepped_by_itself(monkeypatch, env_id, sticky, steps, stretch):
+    """Every environment of three against a vector environment of one, seeded by hand after `stretch` actions."""
+    monkeypatch.setattr(atari, "STRETCH", stretch)
     games, rng = games_of(env_id, 3, seed=5, sticky_actions=sticky), np.random.default_rng(0)
     game, of_id = game_settings(env_id)
     chance = of_id if sticky is None else sticky
     alone = [AtariVectorEnv(game, 1, reward_clipping=False, repeat_action_probability=chance) for _ in range(3)]
-    numbers, returns, lengths, over = np.zeros(3, dtype=int), np.zeros(3), np.zeros(3, dtype=int), np.zeros(3, dtype=bool)
+    numbers, ages = np.zeros(3, dtype=int), np.zeros(3, dtype=int)
+    returns, lengths, over = np.zeros(3), np.zeros(3, dtype=int), np.zeros(3, dtype=bool)
     seen = np.concatenate([env.reset(seed=env_seeds(5, TRAINING, numbers)[i : i + 1])[0] for i, env in enumerate(alone)])
+    ended = 0
     for _ in range(steps):
         assert np.array_equal(games.obs, seen)
         actions, finished = games.send(rng.integers(0, games.num_actions, 3)), []
-        step, seen = games.recv(), seen.copy()
+        step, seen, ages = games.recv(), seen.copy(), ages + 1
         assert np.array_equal(step.resets, over)
         for i, env in enumerate(alone):
-            if over[i]:
-                numbers[i] += 1
-                seen[i] = env.reset(seed=env_seeds(5, TRAINING, numbers)[i : i + 1])[0][0]
-                finished.append((returns[i], lengths[i]))
-                returns[i], lengths[i], over[i] = 0, 0, False
-                continue
             obs, rewards, terminations, truncations, _ = env.step(actions[i : i + 1])
+            if over[i]:
+                finished.append((returns[i], lengths[i]))
+                returns[i], lengths[i], over[i], ended = 0, 0, False, ended + 1
+                if ages[i] > stretch:
+                    numbers[i], ages[i] = numbers[i] + 1, 0
+                    obs, _ = env.reset(seed=env_seeds(5, TRAINING, numbers)[i : i + 1])
+                seen[i] = obs[0]
+                continue
             seen[i], over[i] = obs[0], terminations[0] or truncations[0]
             assert step.rewards[i] == rewards[0]
             returns[i], lengths[i] = returns[i] + rewards[0], lengths[i] + 1
         assert step.finished == finished
-        assert np.array_equal(games.envs.history.lengths, lengths)
-    assert numbers.sum() >= 2
+        assert np.array_equal(games.envs.lengths, lengths)
+        assert np.array_equal(games.envs.returns, returns)
+        assert np.array_equal(games.envs.history.lengths, ages)
+    assert ended >= 2
+    assert numbers.sum() >= 2 or stretch == 27_000
+    assert ended > numbers.sum() or not stretch, "some games follow from the seed of a game before"
 
 
-@pytest.mark.parametrize("num_games", [12, pytest.param(100, marks=slow)])
-def test_short_games_are_reset_once_each_with_seeds_of_their_own(monkeypatch, num_games):
+@pytest.mark.parametrize(("stretch", "num_games"), [(25, 12), pytest.param(0, 100, marks=slow)])
+def test_an_environment_is_seeded_once_at_the_first_end_after_its_stretch(monkeypatch, stretch, num_games):
     monkeypatch.setattr(dqn, "MAX_FRAMES", 40)
-    games, rng, calls, began = games_of("PongNoFrameskip-v4", 4), np.random.default_rng(0), [], 0
+    monkeypatch.setattr(atari, "STRETCH", stretch)
+    games, rng, calls, ended = games_of("PongNoFrameskip-v4", 4), np.random.default_rng(0), [], 0
     reset = games.envs.envs.reset
     monkeypatch.setattr(games.envs.envs, "reset", lambda **given: (calls.append(given), reset(**given))[1])
-    numbers = games.envs.history.numbers.copy()
+    numbers, ages = games.envs.history.numbers.copy(), np.zeros(4, dtype=int)
     assert numbers.tolist() == [0] * 4
-    while began < num_games:
+    while ended < num_games:
         called, cut = len(calls), games.envs.frame_numbers
         step = play(games, rng.integers(0, 6, 4))
-        numbers, began = numbers + step.resets, began + step.resets.sum()
+        ages += 1
+        seeded = step.resets & (ages > stretch)
+        numbers, ages, ended = numbers + seeded, np.where(seeded, 0, ages), ended + step.resets.sum()
         assert np.array_equal(games.envs.history.numbers, numbers)
-        assert len(calls) - called == step.resets.any(), "no call where no game began"
-        if step.resets.any():
-            assert np.array_equal(calls[-1]["options"]["reset_mask"], step.resets)
-            assert np.array_equal(calls[-1]["seed"], env_seeds(1, TRAINING, numbers)[step.resets])
-            assert len(step.finished) == step.resets.sum()
-            assert all(0 < length <= 10 for _, length in step.finished)
-            assert (cut[step.resets] >= 40).all(), "the game before had come to its limit"
-        assert (games.envs.history.lengths <= 10).all()
+        assert len(calls) - called == seeded.any(), "no call where no environment is seeded"
+        if seeded.any():
+            assert np.array_equal(calls[-1]["options"]["reset_mask"], seeded)
+            assert np.array_equal(calls[-1]["seed"], env_seeds(1, TRAINING, numbers)[seeded])
+        assert len(step.finished) == step.resets.sum()
+        assert all(0 < length <= 10 for _, length in step.finished)
+        assert (cut[step.resets] >= 40).all(), "the game before had come to its limit"
+        assert (games.envs.lengths <= 10).all()
+    assert calls
 
 
-def test_in_evaluation_a_lost_life_ends_nothing_and_no_game_is_begun_twice(monkeypatch):
+def test_in_evaluation_a_lost_life_ends_nothing():
     games = games_of("BreakoutNoFrameskip-v4", 2, EVALUATION, eval_max_frames=600)
-    monkeypatch.setattr(games.envs.envs, "reset", None)  # cannot be called
     lives, over = [], 0
     while over < 3:
         step = play(games, np.zeros(2, dtype=np.int64))
@@ -302,19 +319,20 @@ MOMENTS = ("begin", "life", "end", "reset", "late")
 
 
 @pytest.mark.parametrize(
-    ("game", "sticky", "steps", "moments"),
+    ("game", "sticky", "steps", "stretch", "moments"),
     [
-        ("Breakout", 0.25, 300, ("begin", "life", "end")),
-        pytest.param("Breakout", 0.25, 300, ("reset", "late"), marks=slow),
-        pytest.param("Breakout", 0.0, 300, MOMENTS, marks=slow),
-        pytest.param("SpaceInvaders", 0.25, 450, ("end",), marks=slow),
-        pytest.param("SpaceInvaders", 0.0, 450, ("life", "late"), marks=slow),
-        pytest.param("Pong", 0.0, 900, ("end",), marks=slow),
-        pytest.param("Pong", 0.25, 900, ("late",), marks=slow),
+        ("Breakout", 0.25, 300, 200, ("begin", "life", "end", "late")),
+        pytest.param("Breakout", 0.25, 300, 27_000, ("reset", "late"), marks=slow),
+        pytest.param("Breakout", 0.0, 300, 0, MOMENTS, marks=slow),
+        pytest.param("SpaceInvaders", 0.25, 450, 27_000, ("end",), marks=slow),
+        pytest.param("SpaceInvaders", 0.0, 450, 100, ("life", "late"), marks=slow),
+        pytest.param("Pong", 0.0, 900, 0, ("end",), marks=slow),
+        pytest.param("Pong", 0.25, 900, 27_000, ("late",), marks=slow),
     ],
 )
-def test_games_that_are_put_back_go_on_as_those_that_were_never_stopped(game, sticky, steps, moments):
+def test_games_that_are_put_back_go_on_as_those_that_were_never_stopped(monkeypatch, game, sticky, steps, stretch, moments):
     """Stopped before the first step, with FIRE to be pressed, at a game's end, at its reset, and when many have ended."""
+    monkeypatch.setattr(atari, "STRETCH", stretch)
     games, rng = games_of(f"{game}NoFrameskip-v4", 4, seed=3, sticky_actions=sticky), np.random.default_rng(0)
     actions, seen = rng.integers(0, games.num_actions, (steps + 200, 4)), []
     saved = {}
@@ -359,14 +377,15 @@ def test_games_that_are_put_back_go_on_as_those_that_were_never_stopped(game, st
         again.close()
 
 
-def test_games_that_do_not_come_back_are_refused_in_one_line():
+@pytest.mark.parametrize("result", ["obs", "traces"])
+def test_games_that_do_not_come_back_are_refused_in_one_line(result):
     games, other = games_of("PongNoFrameskip-v4", 2), games_of("PongNoFrameskip-v4", 2)
     for _ in range(20):
         play(games, np.array([2, 3]))
     through_a_file(games, other)
     assert np.array_equal(games.obs, other.obs)
-    games.envs.obs = games.obs.copy()
-    games.envs.obs[1, 3, 50, 50] ^= 1
+    setattr(games.envs, result, getattr(games.envs, result).copy())
+    getattr(games.envs, result).flat[-1] ^= 1
     with pytest.raises(CannotGoOn) as refused:
         through_a_file(games, other)
     line = str(refused.value)

@@ -23,11 +23,14 @@ from cleanrl_utils.seeds import EVALUATION, env_seeds
 
 gym.register_envs(ale_py)
 
-RESULTS = ("obs", "lives", "frame_numbers", "returns")
-"""What the actions of running games must lead to again."""
+RESULTS = ("obs", "lives", "frame_numbers", "returns", "lengths", "traces")
+"""What the same actions must lead to again."""
 
 MAX_FRAMES = 108_000
 """Raw frames (60 per second, so 30 minutes) after which a game is cut: the field's custom, and Gymnasium's for v4 and v5."""
+STRETCH = MAX_FRAMES // 4
+"""Actions, those of the longest game, after which an environment is seeded again. More: a resumed run plays longer; fewer:
+training waits more often."""
 
 
 class GameFlags(Protocol):
@@ -88,11 +91,15 @@ def waits_for_fire(meanings: list[str]) -> bool:
 
 
 class SeededGames:
-    """ale-py's vector environment, in which each game has its own seed: its actions lead to where it is.
+    """ale-py's vector environment, whose games can be played again from their seeds and actions.
 
-    So a checkpoint holds the actions of the running games, and `restore` plays them again. The settings are those of
-    `AtariVectorEnv`. Of each environment: `obs` (N, 4, 84, 84) uint8, `lives`, `frame_numbers`, and `returns`, the raw
-    rewards since its game began.
+    An environment is seeded at its first game, and once more at the first end of a game after `STRETCH` actions: a reset
+    with a seed takes 0.2 s, since the emulator then loads the game anew, and all games wait. In between the games follow
+    from the seed, so a checkpoint holds the actions of each environment since it was seeded, and `restore` plays them again.
+
+    The settings are those of `AtariVectorEnv`. Of each environment: `obs` (N, 4, 84, 84) uint8, `lives` and
+    `frame_numbers`; `returns` and `lengths`, the raw rewards and the steps of its game so far; `traces`, a checksum of the
+    rewards and flags of all steps since it was seeded.
     """
 
     def __init__(self, args: GameFlags, purpose: int, num_games: int, **settings: Any) -> None:
@@ -102,7 +109,9 @@ class SeededGames:
         settings["repeat_action_probability"] = sticky if args.sticky_actions is None else args.sticky_actions
         self.envs = AtariVectorEnv(game, num_games, num_threads=num_threads(num_games), reward_clipping=False, **settings)
         self.meanings = [action.name for action in self.envs.ale.get_action_set()]
-        self.history, self.returns = History(num_games), np.zeros(num_games)
+        self.history = History(num_games)
+        self.returns, self.lengths = np.zeros(num_games), np.zeros(num_games, dtype=np.int64)
+        self.traces = np.zeros(num_games, dtype=np.uint64)
         self._reset(np.ones(num_games, dtype=bool))
 
     def send(self, actions: np.ndarray) -> None:
@@ -110,35 +119,49 @@ class SeededGames:
         self.history.add(actions)
         self.envs.send(actions)
 
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Wait for the step that was sent: rewards, terminations, truncations, (N,) each."""
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[float, int]]]:
+        """Wait for the step that was sent: rewards, terminations, truncations and resets, (N,) each, and finished games.
+
+        `resets` is set where the step began a new game; then the return and the length of the game before are listed.
+        """
+        step = self._recv()
+        *_, resets, _ = step
+        if (seeded := resets & (self.history.lengths > STRETCH)).any():
+            self.history.begin(seeded)
+            self._reset(seeded)
+        return step
+
+    def _recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[float, int]]]:
+        before = self.frame_numbers
         self.obs, rewards, terminations, truncations, infos = self.envs.recv()
         self.lives, self.frame_numbers = infos["lives"], infos["episode_frame_number"]
-        self.returns = self.returns + rewards
-        return rewards, terminations, truncations
-
-    def begin(self, resets: np.ndarray) -> None:
-        """Begin the games in `resets` (N,) bool once more, since autoreset does not know their seeds."""
-        self.history.begin(resets)
-        self._reset(resets)
+        # Flags do not tell where a game was reset: a lost life sets them too, and can hide a truncation.
+        resets = self.frame_numbers < before
+        finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(resets)]
+        self.returns = np.where(resets, 0, self.returns + rewards)
+        self.lengths = np.where(resets, 0, self.lengths + 1)
+        outcomes = 4 * rewards.astype(np.int64) + 2 * terminations + truncations
+        self.traces = self.traces * np.uint64(1_000_003) + outcomes.astype(np.uint64)  # modulo 2**64
+        return rewards, terminations, truncations, resets, finished
 
     def _reset(self, mask: np.ndarray) -> None:
-        """Reset the games in `mask` (N,) bool; the others stay as they are."""
+        """Seed the environments in `mask` (N,) bool and begin their games; the others stay as they are."""
         seeds = env_seeds(self.seed, self.purpose, self.history.numbers)[mask]
         self.obs, infos = self.envs.reset(seed=seeds, options={"reset_mask": mask})
         self.lives, self.frame_numbers = infos["lives"], infos["episode_frame_number"]
-        self.returns = np.where(mask, 0, self.returns)
+        self.returns, self.lengths = np.where(mask, 0, self.returns), np.where(mask, 0, self.lengths)
+        self.traces = np.where(mask, np.uint64(0), self.traces)
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds: the actions of the running games, and what they led to."""
+        """What a checkpoint holds: the actions since each environment was seeded, and what they led to."""
         return {name: getattr(self, name) for name in RESULTS} | {"history": self.history.saved()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Play the running games again. Raises `CannotGoOn` if that leads to something else."""
+        """Play those actions again. Raises `CannotGoOn` if that leads to something else."""
 
         def step(actions: np.ndarray) -> None:
             self.envs.send(actions)
-            self.recv()
+            self._recv()
 
         self.history.restore(saved["history"])
         self.history.play_again(self._reset, step)

@@ -12,13 +12,13 @@ from rich.progress import Progress
 SHOW_AFTER = 2.0
 """Seconds of playing again after which a progress bar is shown."""
 LIMIT = 1_000_000
-"""Actions of one game that are kept."""
+"""Actions since an environment was seeded that are kept."""
 
 
 class History:
-    """The number of the game that each of N environments plays, and all actions sent to it since that game began.
+    """How often each of N environments was seeded before, and all actions sent to it since it was seeded last.
 
-    `limit`: actions of one game that are kept; where a game is longer, the games cannot be played again.
+    `limit`: actions of an environment that are kept; once there are more, its games cannot be played again.
     """
 
     def __init__(self, num_envs: int, limit: int = LIMIT) -> None:
@@ -26,16 +26,16 @@ class History:
         self.limit = limit
         self.actions = np.zeros((256, num_envs), dtype=np.int32)  # one row per vector step; grows
         self.end = 0
-        self.begins = np.zeros(num_envs, dtype=np.int64)  # the row with the first action of each game
+        self.begins = np.zeros(num_envs, dtype=np.int64)  # the row with each environment's first action
 
     @property
     def lengths(self) -> np.ndarray:
-        """Actions (N,) sent to each game since it began."""
+        """Actions (N,) sent to each environment since it was seeded."""
         return self.end - self.begins
 
     @property
     def whole(self) -> bool:
-        """Whether all actions of all running games are kept."""
+        """Whether all actions are kept that a restored environment needs."""
         return int(self.lengths.max()) <= self.limit
 
     def add(self, actions: np.ndarray) -> None:
@@ -45,13 +45,13 @@ class History:
         self.actions[self.end] = actions
         self.end += 1
 
-    def begin(self, resets: np.ndarray) -> None:
-        """Note that new games begin where `resets` (N,) bool is set."""
-        self.numbers += resets
-        self.begins = np.where(resets, self.end, self.begins)
+    def begin(self, seeded: np.ndarray) -> None:
+        """Note which environments, `seeded` (N,) bool, are seeded now."""
+        self.numbers += seeded
+        self.begins = np.where(seeded, self.end, self.begins)
 
     def _make_room(self) -> None:
-        """Drop the rows that no running game needs; double the space where that is not enough."""
+        """Drop the rows that no environment needs; double the space where that is not enough."""
         first = max(int(self.begins.min()), self.end - self.limit)
         kept = self.actions[first : self.end]
         if len(kept) >= len(self.actions) // 2:  # none of none, where a checkpoint was written before the first step
@@ -60,7 +60,7 @@ class History:
         self.begins, self.end = self.begins - first, len(kept)
 
     def saved(self) -> dict[str, np.ndarray]:
-        """What a checkpoint holds: the games' numbers and lengths, and their last actions (L, N)."""
+        """What a checkpoint holds: the environments' numbers and lengths, and their last actions (L, N)."""
         longest = min(int(self.lengths.max()), self.limit)
         return {
             "numbers": self.numbers,
@@ -75,15 +75,16 @@ class History:
         self._make_room()
 
     def play_again(self, reset: Callable[[np.ndarray], None], step: Callable[[np.ndarray], None]) -> None:
-        """Bring new environments to where the running games are.
+        """Bring new environments to where these are.
 
-        `reset(mask)` begins the games of the environments in `mask`; `step(actions)` sends actions (N,) to all. An
-        environment whose game is shorter than the longest steps along, unseen, until its own game begins.
+        `reset(mask)` seeds the environments in `mask`; `step(actions)` sends actions (N,) to all. An environment with fewer
+        actions than another steps along, unseen, until its own begin.
         """
         longest = int(self.lengths.max())
         rows = self.actions[self.end - longest : self.end]
         started = time.monotonic()
-        with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as bar:
             task = None
             for row in range(longest + 1):
                 if (begin := self.lengths == longest - row).any():
