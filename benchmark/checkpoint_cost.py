@@ -40,6 +40,8 @@ class Args:
     """size of the buffer"""
     num_envs: int = 8
     """games side by side"""
+    played: int = 100_000
+    """steps that are really played; they fill the buffer again and again"""
     framework: Literal["torch", "jax"] = "torch"
     """whose buffer"""
     game_steps: int = 0
@@ -56,12 +58,16 @@ def empty_buffer(args: Args) -> dqn_atari.ReplayBuffer | dqn_atari_jax.ReplayBuf
 def fill(rb: dqn_atari.ReplayBuffer | dqn_atari_jax.ReplayBuffer, args: Args) -> None:
     """Fill a buffer with a random player's games."""
     games, rng = dqn_atari.Games(dqn_atari.Args(env_id=args.env_id), TRAINING, args.num_envs), np.random.default_rng(1)
-    for _ in range(rb.num_rows):
-        obs = torch.as_tensor(games.obs) if args.framework == "torch" else games.obs
+    steps = []
+    for _ in range(args.played // args.num_envs):
+        obs = games.obs[:, -1:].copy()  # only the newest frame is stored
         actions = games.send(rng.integers(games.num_actions, size=args.num_envs))
         step = games.recv()
-        rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
+        steps.append((obs, actions, step._replace(rewards=np.sign(step.rewards))))
     games.close()
+    for row in range(rb.num_rows):
+        obs, actions, step = steps[row % len(steps)]
+        rb.add(torch.as_tensor(obs) if args.framework == "torch" else obs, actions, step)
 
 
 def sums(rb: dqn_atari.ReplayBuffer | dqn_atari_jax.ReplayBuffer) -> list[int]:
