@@ -191,6 +191,11 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"cleanrl.{name}")
 
 
+def devices(module: ModuleType) -> ModuleType:
+    """The helper that knows the devices of a script's framework."""
+    return module.in_torch if hasattr(module, "in_torch") else module.in_jax
+
+
 def script_args(module: ModuleType, candidate: Candidate, args: Any) -> Any:
     """The script's flags: the common settings, and those of the candidate."""
     common = {name: getattr(args, name) for name in ("env_id", "num_envs", "batch_size", "train_frequency", "buffer_size")}
@@ -240,7 +245,7 @@ def run_plain_loop(gate: Gate, candidate: Candidate, args: Any) -> None:
     import torch  # noqa: PLC0415
 
     module = load(candidate.script)
-    device, _ = module.choose_devices(script_args(module, candidate, args))
+    device, _ = devices(module).choose_devices(script_args(module, candidate, args))
     env = gym.make(args.env_id, frameskip=1)
     env = gym.wrappers.FrameStackObservation(gym.wrappers.AtariPreprocessing(env), 4)
     num_actions = int(env.action_space.n)
@@ -274,7 +279,7 @@ def run_plain_loop(gate: Gate, candidate: Candidate, args: Any) -> None:
 
 def filled_buffer(module: ModuleType, flags: Any, rng: np.random.Generator) -> Any:
     """A full replay buffer of noise, on the device that the flags name."""
-    _, device = module.choose_devices(flags)
+    _, device = devices(module).choose_devices(flags)
     rb, none = module.ReplayBuffer(flags.buffer_size, flags.num_envs, 1, 0.99, device), np.zeros(flags.num_envs, bool)
     step = module.Step(np.zeros(flags.num_envs), none, none, none, finished=[])
     to_device = module.torch.as_tensor if hasattr(module, "torch") else module.jax.device_put
@@ -292,7 +297,7 @@ def run_sample(gate: Gate, candidate: Candidate, args: Any) -> None:
     rb = filled_buffer(module, flags, rng)
     if hasattr(module, "torch"):
         compiled = module.torch.compile(rb.sample, dynamic=False)
-        sample = lambda index: compiled(module.to_device(index, rb.frames.device))  # noqa: E731
+        sample = lambda index: compiled(module.in_torch.to_device(index, rb.frames.device))  # noqa: E731
     else:
         sample = rb.sample
     while True:
@@ -327,9 +332,9 @@ def run_update(gate: Gate, candidate: Candidate, args: Any) -> None:
     if hasattr(module, "torch"):
         update = torch_update(module, flags, rb, compiled=True)
         while True:
-            update(module.to_device(rb.draw(1, flags.batch_size, rng), rb.frames.device)[0])
+            update(module.in_torch.to_device(rb.draw(1, flags.batch_size, rng), rb.frames.device)[0])
             gate.step(1)
-    device, _ = module.choose_devices(flags)
+    device, _ = devices(module).choose_devices(flags)
     jax, network, optimizer = module.jax, module.NatureCNN(6), module.optax.scale_by_adam()
     params = network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
     state = (params, jax.tree.map(module.jnp.copy, params), optimizer.init(params), module.jnp.ones(()))

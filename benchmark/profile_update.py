@@ -15,8 +15,8 @@ import torch
 from gated import Candidate, filled_buffer, load, run_update, script_args, torch_update
 
 from cleanrl_utils import flags
+from cleanrl_utils.devices import in_torch
 from cleanrl_utils.devices.common import keep_freed_memory
-from cleanrl_utils.devices.in_torch import choose_devices
 
 KINDS = {
     "convolutions, backward": ("convolution_backward",),
@@ -63,13 +63,13 @@ def main(args: Args) -> None:
     keep_freed_memory()
     module, rng = load(args.script), np.random.default_rng(1)
     flags = script_args(module, Candidate("", "", run_update, flags={"bf16": args.bf16}), args)
-    device, _ = choose_devices(flags)
+    device, _ = in_torch.choose_devices(flags)
     rb = filled_buffer(module, flags, rng)
     update = torch_update(module, flags, rb, args.compile)
 
     def run(updates: int) -> None:
         for _ in range(updates):
-            update(module.to_device(rb.draw(1, args.batch_size, rng), device)[0])
+            update(in_torch.to_device(rb.draw(1, args.batch_size, rng), device)[0])
 
     run(20)
     with torch.profiler.profile() as profiler:

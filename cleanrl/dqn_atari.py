@@ -20,32 +20,16 @@ from torch import Tensor, nn
 
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
-from cleanrl_utils.devices.common import keep_freed_memory
-from cleanrl_utils.devices.in_torch import (
-    be_deterministic,
-    can_compile,
-    choose_devices,
-    cuda_graph,
-    described,
-    to_device,
-    use_bf16,
-    use_onednn,
-)
+from cleanrl_utils.devices import in_torch
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
-from cleanrl_utils.evals.atari import (
-    MAX_FRAMES,
-    SeededGames,
-    count_actions,
-    film_game,
-    game_settings,
-    protocol,
-    waits_for_fire,
-)
+from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.models.source import explained
-from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability, Seed
+from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability
+from cleanrl_utils.run.args import TrainingArgs
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
@@ -57,13 +41,11 @@ METRICS = ("losses/td_loss", "losses/q_values")
 
 
 @dataclass
-class Args:
-    """Flags: the run, the environment, the algorithm."""
+class Args(TrainingArgs):
+    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "dqn_atari"
     """name of this experiment, in the run folder and in the model file"""
-    seed: Seed = 1
-    """seed of the run: environments, exploration, sampling, weights"""
     torch_deterministic: bool = True
     """ask torch for deterministic kernels"""
     cuda: bool = True
@@ -78,31 +60,6 @@ class Args:
     """replay each update as one CUDA graph (CUDA only)"""
     bf16: bool = False
     """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
-    wandb_project_name: str = "cleanRL"
-    """project on Weights & Biases"""
-    wandb_entity: str | None = None
-    """team on Weights & Biases"""
-    capture_video: bool = False
-    """record a game at each evaluation to videos/{run_name}; needs the extra `video`"""
-    save_model: bool = False
-    """write {exp_name}.cleanrl_model to the run folder, and with eval-frequency
-    {exp_name}-best.cleanrl_model at each best evaluation"""
-    upload_model: bool = False
-    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
-    hf_entity: str = ""
-    """user or organization on the Hugging Face Hub"""
-    config: str | None = None
-    """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: NotNegative | None = None
-    """environment steps between checkpoints; 0 turns them off; default: every 10 minutes"""
-    keep_checkpoint: bool = False
-    """when the run is complete, keep its last checkpoint, with replay, games and optimizer"""
-    resume: str | None = None
-    """go on from the latest checkpoint of this run folder, with all flags of that run"""
-    resume_anyway: bool = False
-    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -112,6 +69,12 @@ class Args:
     """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
     life_loss: bool = True
     """a lost life ends the return (the game goes on)"""
+    fire: bool = True
+    """press FIRE for the agent after a reset and after a lost life, in games that wait for it"""
+    noop_max: NotNegative = 30
+    """a reset plays up to so many no-ops (FIRE counts as one)"""
+    full_action_space: bool = False
+    """all 18 actions in place of those that do something in this game"""
     eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
     eval_episodes: Positive = 10
@@ -196,8 +159,8 @@ class Step(NamedTuple):
 class Games:
     """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
 
-    A lost life sets `terminations`, and the game goes on; if it then waits for FIRE, FIRE is played in place of the next
-    action. The step after a game's end is its reset (NEXT_STEP autoreset). In evaluation a lost life ends nothing.
+    A lost life sets `terminations`, and the game goes on. The step after a game's end is its reset (NEXT_STEP autoreset). If
+    the game then waits for FIRE, FIRE is played in place of the next action. In evaluation a lost life ends nothing.
     """
 
     KEPT = ("envs", "fire")  # what a checkpoint holds of it
@@ -212,8 +175,7 @@ class Games:
             # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
             life_loss_info=args.life_loss and not evaluation,  # `episodic_life` would reset at each lost life
         )
-        self.num_actions, self.waits_for_fire = len(self.envs.meanings), waits_for_fire(self.envs.meanings)
-        self.fire = np.zeros(num_games, dtype=bool)
+        self.num_actions, self.fire = self.envs.num_actions, np.full(num_games, self.envs.waits_for_fire)
 
     @property
     def obs(self) -> np.ndarray:
@@ -230,7 +192,8 @@ class Games:
         """Wait for the step that was sent; `obs` is what is seen after it."""
         lives = self.envs.lives
         step = Step(*self.envs.recv())
-        self.fire = (self.envs.lives < lives) & ~step.resets & self.waits_for_fire
+        # A reset presses FIRE by itself, but for one raw frame only, which a sticky action may replace.
+        self.fire = ((self.envs.lives < lives) | step.resets) & self.envs.waits_for_fire
         return step
 
     def close(self) -> None:
@@ -460,16 +423,6 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
 
 
-def read_metrics(metrics: Tensor | None, names: tuple[str, ...]) -> dict[str, float]:
-    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
-    if metrics is None:
-        return {}
-    *values, finite = metrics.tolist()
-    if not finite:
-        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
-    return dict(zip(names, values, strict=True))
-
-
 # --- The run ---
 
 
@@ -480,15 +433,15 @@ class Learner:
     KEPT = ("q_network", "target_network", "optimizer")
 
     def __init__(self, args: Args, device: torch.device) -> None:
-        self.device, num_actions = device, count_actions(args.env_id)
-        self.bf16, self.compiled = use_bf16(args, device), args.compile and can_compile(device)
+        self.device, num_actions = device, count_actions(args)
+        self.bf16, self.compiled = in_torch.use_bf16(args, device), args.compile and in_torch.can_compile(device)
         self.q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
         self.target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
         if args.initial_model is not None:
             with explained("--initial-model", args.initial_model):
                 load_into(self.q_network, Path(args.initial_model))
         self.target_network.load_state_dict(self.q_network.state_dict())
-        use_onednn(self.q_network, self.target_network)  # faster linear layers, on some CPUs
+        in_torch.use_onednn(self.q_network, self.target_network)  # faster linear layers, on some CPUs
         self.learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor: compiled code sees it change
         # Differs from the paper: Adam in place of RMSProp.
         self.optimizer = torch.optim.AdamW(
@@ -534,11 +487,11 @@ class Learner:
             finite.mul_(torch.isfinite(loss.detach()))
             return torch.stack([loss.detach(), *others, finite])
 
-        return cuda_graph(update, args.batch_size, self.q_network, self.optimizer) if args.cuda_graph else update
+        return in_torch.cuda_graph(update, args.batch_size, self.q_network, self.optimizer) if args.cuda_graph else update
 
-    def sync(self, tau: float) -> None:
-        """Move the target network towards the online network by the share `tau`."""
-        sync(self.q_network, self.target_network, tau)
+    def sync(self, tau: float, times: int = 1) -> None:
+        """Move the target network towards the online network by the share `tau`, `times` times."""
+        sync(self.q_network, self.target_network, 1 - (1 - tau) ** times)
 
 
 @dataclass
@@ -578,10 +531,10 @@ def train(state: State, args: Args, run: Run) -> None:
         if state.step >= args.learning_starts:
             learner.learning_rate.fill_(learning_rate_at(args, state.step))
             num_updates = crossed(state.step, args.num_envs, args.train_frequency)
-            for index in to_device(rb.draw(num_updates, args.batch_size, state.sample_rng), rb.frames.device):
+            for index in in_torch.to_device(rb.draw(num_updates, args.batch_size, state.sample_rng), rb.frames.device):
                 state.metrics = update(index)
-            if crossed(state.step, args.num_envs, args.target_network_frequency):
-                learner.sync(args.tau)
+            if syncs := crossed(state.step, args.num_envs, args.target_network_frequency):
+                learner.sync(args.tau, syncs)
 
         # Receive and store. Rewards are learned by their sign and reported raw.
         step = games.recv()
@@ -623,7 +576,7 @@ def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], n
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
-    q_network = NatureCNN(count_actions(args.env_id))
+    q_network = NatureCNN(count_actions(args))
     load_into(q_network, path)
     return player(q_network, torch.device("cpu"))
 
@@ -632,12 +585,12 @@ def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     keep_freed_memory()
-    device, buffer_device = choose_devices(args)
+    device, buffer_device = in_torch.choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     run = Run(args, Checkpoints(args))
 
     torch.manual_seed(args.seed)
-    be_deterministic(args, device)
+    in_torch.be_deterministic(args, device)
     learner = Learner(args, device)
     state = State(
         learner=learner,
@@ -646,7 +599,7 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": described(device), "compiled": learner.compiled, "bf16": learner.bf16}
+    about = {"device": in_torch.described(device), "compiled": learner.compiled, "bf16": learner.bf16}
     about["threads"] = torch.get_num_threads()
     with run.started(protocol(args) | about, state):
         train(state, args, run)

@@ -21,13 +21,14 @@ from jax import Array, lax
 
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
-from cleanrl_utils.devices.common import num_cores
+from cleanrl_utils.devices.common import num_cores, read_metrics
 from cleanrl_utils.devices.in_jax import choose_devices, described
 from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, require_vector_env, sizes
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
-from cleanrl_utils.ranges import FileName, NotNegative, Positive, PositiveFloat, PositiveSizes, Probability, Seed
+from cleanrl_utils.ranges import FileName, NotNegative, Positive, PositiveFloat, PositiveSizes, Probability
+from cleanrl_utils.run.args import TrainingArgs
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
@@ -39,40 +40,15 @@ METRICS = ("losses/td_loss", "losses/q_values")
 
 
 @dataclass
-class Args:
-    """Flags: the run, the environment, the algorithm."""
+class Args(TrainingArgs):
+    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "dqn_jax"
     """name of this experiment, in the run folder and in the model file"""
-    seed: Seed = 1
-    """seed of the run: environments, exploration, sampling, weights"""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """where the network lives; auto: CUDA if there is one, else the CPU, which is faster for small networks"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
-    wandb_project_name: str = "cleanRL"
-    """project on Weights & Biases"""
-    wandb_entity: str | None = None
-    """team on Weights & Biases"""
-    capture_video: bool = False
-    """film an episode at each evaluation to videos/{run_name}; needs the extra `video`"""
-    save_model: bool = False
-    """write {exp_name}.cleanrl_model to the run folder, and with eval-frequency
-    {exp_name}-best.cleanrl_model at each best evaluation"""
-    upload_model: bool = False
-    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
-    hf_entity: str = ""
-    """user or organization on the Hugging Face Hub"""
-    config: str | None = None
-    """YAML file of flags, under those given on the command line"""
     checkpoint_frequency: NotNegative | None = 0
     """environment steps between checkpoints; 0 turns them off, None writes one every 10 minutes"""
-    keep_checkpoint: bool = False
-    """when the run is complete, keep its last checkpoint, with replay, episodes and optimizer"""
-    resume: str | None = None
-    """go on from the latest checkpoint of this run folder, with all flags of that run"""
-    resume_anyway: bool = False
-    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
 
     env_id: str = "CartPole-v1"
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
@@ -100,7 +76,7 @@ class Args:
     tau: Probability = 1.0
     """share of the online network that a target sync takes over (1: hard sync)"""
     target_network_frequency: Positive = 500
-    """environment steps between target syncs, one per vector step at most; 1, with one environment: no target network"""
+    """environment steps between target syncs; 1, with one environment: no target network"""
     batch_size: Positive = 128
     """transitions per update"""
     start_e: Probability = 1.0
@@ -333,16 +309,6 @@ def sync(q_state: QState, tau: float) -> QState:
     return q_state._replace(target_params=optax.incremental_update(q_state.params, q_state.target_params, tau))
 
 
-def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, float]:
-    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
-    if metrics is None:
-        return {}
-    *values, finite = metrics.tolist()
-    if not finite:
-        raise FloatingPointError("a loss was not finite; lower --learning-rate")
-    return dict(zip(names, values, strict=True))
-
-
 # --- The run ---
 
 
@@ -383,9 +349,9 @@ class Learner:
         self.q_state, metrics = update(self.q_network, self.optimizer, self.q_state, batch, self.double_q, self.huber)
         return metrics
 
-    def sync(self, tau: float) -> None:
-        """Move the target network towards the online network by the share `tau`."""
-        self.q_state = sync(self.q_state, tau)
+    def sync(self, tau: float, times: int = 1) -> None:
+        """Move the target network towards the online network by the share `tau`, `times` times."""
+        self.q_state = sync(self.q_state, 1 - (1 - tau) ** times)
 
 
 @dataclass
@@ -428,8 +394,8 @@ def train(state: State, args: Args, run: Run) -> None:
             num_updates = crossed(state.step, args.num_envs, args.train_frequency)
             for index in rb.draw(num_updates, args.batch_size, state.sample_rng):
                 state.metrics = learner.update(rb.sample(index))
-            if crossed(state.step, args.num_envs, args.target_network_frequency):
-                learner.sync(args.tau)
+            if syncs := crossed(state.step, args.num_envs, args.target_network_frequency):
+                learner.sync(args.tau, syncs)
 
         # Record.
         state.step += args.num_envs

@@ -32,6 +32,7 @@ from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.files import replacing
 from cleanrl_utils.models.files import ModelError
 from cleanrl_utils.ranges import FileName, NotNegative, Positive, Probability, Seed
+from cleanrl_utils.run.args import RunArgs
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
 
@@ -47,25 +48,15 @@ REGRESSORS = {
 
 
 @dataclass
-class Args:
-    """Flags: the run, the environment, the algorithm."""
+class Args(RunArgs):
+    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "fqi"
     """name of this experiment, in the run folder"""
     seed: Seed = 1
     """seed of the run: environment, random policy, regressor"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
-    wandb_project_name: str = "cleanRL"
-    """project on Weights & Biases"""
-    wandb_entity: str | None = None
-    """team on Weights & Biases"""
-    capture_video: bool = False
-    """film an episode at each evaluation to videos/{run_name}; needs the extra `video`"""
     save_model: bool = False
     """write dataset.npz and targets.npz to the run folder, from which `load_run` fits the last regressor once more"""
-    config: str | None = None
-    """YAML file of flags, under those given on the command line"""
 
     env_id: str = "CartPole-v1"
     """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""

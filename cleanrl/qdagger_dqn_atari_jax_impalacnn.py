@@ -23,23 +23,16 @@ from jax import Array, lax
 
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
-from cleanrl_utils.devices.common import keep_freed_memory, num_cores
-from cleanrl_utils.devices.in_jax import choose_devices, described, use_bf16
+from cleanrl_utils.devices import in_jax
+from cleanrl_utils.devices.common import keep_freed_memory, num_cores, read_metrics
 from cleanrl_utils.errors import BadInput
-from cleanrl_utils.evals.atari import (
-    MAX_FRAMES,
-    SeededGames,
-    count_actions,
-    film_game,
-    game_settings,
-    protocol,
-    waits_for_fire,
-)
+from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
-from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability, Seed
+from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability
+from cleanrl_utils.run.args import TrainingArgs
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION
@@ -52,13 +45,11 @@ OFFLINE_METRICS = ("charts/offline/loss", "charts/offline/q_loss", "charts/offli
 
 
 @dataclass
-class Args:
-    """Flags: the run, the environment, the algorithm."""
+class Args(TrainingArgs):
+    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "qdagger_dqn_atari_jax_impalacnn"
     """name of this experiment, in the run folder and in the model file"""
-    seed: Seed = 1
-    """seed of the run: environments, exploration, sampling, weights"""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """where networks live; auto: CUDA if there is one, else the CPU"""
     buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,31 +60,9 @@ class Args:
     """no effect: XLA makes CUDA graphs by itself (refused without CUDA, as in the twin)"""
     bf16: bool = False
     """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
-    track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
-    wandb_project_name: str = "cleanRL"
-    """project on Weights & Biases"""
-    wandb_entity: str | None = None
-    """team on Weights & Biases"""
-    capture_video: bool = False
-    """record a game at each evaluation to videos/{run_name}; needs the extra `video`"""
     save_model: bool = False
     """write {exp_name}.cleanrl_model, {exp_name}-offline.cleanrl_model and, at each best online evaluation,
     {exp_name}-best.cleanrl_model to the run folder"""
-    upload_model: bool = False
-    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
-    hf_entity: str = ""
-    """user or organization on the Hugging Face Hub"""
-    config: str | None = None
-    """YAML file of flags, under those given on the command line"""
-    checkpoint_frequency: NotNegative | None = None
-    """environment steps (offline: updates) between checkpoints; 0 turns them off; default: every 10 minutes"""
-    keep_checkpoint: bool = False
-    """when the run is complete, keep its last checkpoint, with replay, games and optimizer"""
-    resume: str | None = None
-    """go on from the latest checkpoint of this run folder, with all flags of that run"""
-    resume_anyway: bool = False
-    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
     """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
@@ -103,6 +72,12 @@ class Args:
     """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
     life_loss: bool = True
     """a lost life ends the return (the game goes on)"""
+    fire: bool = True
+    """press FIRE for the agent after a reset and after a lost life, in games that wait for it"""
+    noop_max: NotNegative = 30
+    """a reset plays up to so many no-ops (FIRE counts as one)"""
+    full_action_space: bool = False
+    """all 18 actions in place of those that do something in this game"""
     eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
     eval_episodes: Positive = 10
@@ -212,8 +187,8 @@ class Step(NamedTuple):
 class Games:
     """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
 
-    A lost life sets `terminations`, and the game goes on; if it then waits for FIRE, FIRE is played in place of the next
-    action. The step after a game's end is its reset (NEXT_STEP autoreset). In evaluation a lost life ends nothing.
+    A lost life sets `terminations`, and the game goes on. The step after a game's end is its reset (NEXT_STEP autoreset). If
+    the game then waits for FIRE, FIRE is played in place of the next action. In evaluation a lost life ends nothing.
     """
 
     KEPT = ("envs", "fire")  # what a checkpoint holds of it
@@ -228,8 +203,7 @@ class Games:
             # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
             life_loss_info=args.life_loss and not evaluation,  # `episodic_life` would reset at each lost life
         )
-        self.num_actions, self.waits_for_fire = len(self.envs.meanings), waits_for_fire(self.envs.meanings)
-        self.fire = np.zeros(num_games, dtype=bool)
+        self.num_actions, self.fire = self.envs.num_actions, np.full(num_games, self.envs.waits_for_fire)
 
     @property
     def obs(self) -> np.ndarray:
@@ -246,7 +220,8 @@ class Games:
         """Wait for the step that was sent; `obs` is what is seen after it."""
         lives = self.envs.lives
         step = Step(*self.envs.recv())
-        self.fire = (self.envs.lives < lives) & ~step.resets & self.waits_for_fire
+        # A reset presses FIRE by itself, but for one raw frame only, which a sticky action may replace.
+        self.fire = ((self.envs.lives < lives) | step.resets) & self.envs.waits_for_fire
         return step
 
     def close(self) -> None:
@@ -639,16 +614,6 @@ def batch_to_device(batch: Batch, q_state: QState) -> Batch:
     return jax.device_put(batch, q_state.finite.device)
 
 
-def read_metrics(metrics: Array | None, names: tuple[str, ...]) -> dict[str, float]:
-    """Metrics by name, read from the device, or nothing. Raises FloatingPointError once a loss was not finite."""
-    if metrics is None:
-        return {}
-    *values, finite = metrics.tolist()
-    if not finite:
-        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
-    return dict(zip(names, values, strict=True))
-
-
 # --- The run ---
 
 
@@ -659,9 +624,9 @@ class Learner:
     KEPT = ("q_state", "teacher_params")
 
     def __init__(self, args: Args, teacher_network: nn.Module, teacher_params: Any, device: jax.Device) -> None:
-        self.device, self.bf16 = device, use_bf16(args, device)
+        self.device, self.bf16 = device, in_jax.use_bf16(args, device)
         self.teacher_params = jax.device_put(teacher_params, device)
-        self.q_network = STUDENTS[args.student](count_actions(args.env_id))
+        self.q_network = STUDENTS[args.student](count_actions(args))
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, 4, 84, 84), np.uint8))
         optimizer = optax.scale_by_adam(eps=args.adam_eps)  # the learning rate is the update's
         q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
@@ -695,9 +660,9 @@ class Learner:
         self.q_state, metrics = self.learn(self.q_state, rb, indices, *rates)  # the old state's memory is taken over
         return metrics
 
-    def sync(self, tau: float) -> None:
-        """Move the target network towards the online network by the share `tau`."""
-        self.q_state = sync(self.q_state, tau)
+    def sync(self, tau: float, times: int = 1) -> None:
+        """Move the target network towards the online network by the share `tau`, `times` times."""
+        self.q_state = sync(self.q_state, 1 - (1 - tau) ** times)
 
 
 @dataclass
@@ -818,8 +783,8 @@ def train_online(state: State, args: Args, run: Run) -> None:
             indices = rb.draw(num_updates, args.batch_size, state.sample_rng)
             if len(indices):
                 state.metrics = learner.update(rb, indices, learning_rate, args.distill_coefficient * left)
-            if crossed(state.step, args.num_envs, args.target_network_frequency):
-                learner.sync(args.tau)
+            if syncs := crossed(state.step, args.num_envs, args.target_network_frequency):
+                learner.sync(args.tau, syncs)
 
         # Receive and store. Rewards are learned by their sign and reported raw.
         step = games.recv()
@@ -876,7 +841,7 @@ def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndar
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
-    q_network = STUDENTS[args.student](count_actions(args.env_id))
+    q_network = STUDENTS[args.student](count_actions(args))
     params = q_network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
     params = load_params(q_network, params, path)
     return player(jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs)), params)
@@ -886,11 +851,11 @@ def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     keep_freed_memory()
-    device, buffer_device = choose_devices(args)
+    device, buffer_device = in_jax.choose_devices(args)
     run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
-    teacher_network, teacher_params, source = load_teacher(args, count_actions(args.env_id))
+    teacher_network, teacher_params, source = load_teacher(args, count_actions(args))
     learner = Learner(args, teacher_network, teacher_params, device)
     teacher = player(learner.teacher_act, learner.teacher_params)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
@@ -899,7 +864,7 @@ def main(args: Args) -> Path:
 
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)
-    about = {"device": described(device), "compiled": True, "bf16": learner.bf16}
+    about = {"device": in_jax.described(device), "compiled": True, "bf16": learner.bf16}
     about |= {"threads": num_cores(), "teacher": public_name(source)}
     with run.started(protocol(args) | about, state):
         if not run.resumed:

@@ -38,16 +38,20 @@ def grouped(args_class: type, default: Any) -> type:
 
 
 def field_docs(args_class: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, on one line; numbers without commas, where lines could be broken.
+    """The docstring under each field of a dataclass and its bases, on one line; numbers without commas, where lines
+    could be broken.
 
     Nothing where there is no source to read, as in a notebook.
     """
-    try:
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(args_class))).body
-    except (OSError, TypeError):
-        return {}
-    return {
-        field.target.id: re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.value.value.split()))
-        for field, text in itertools.pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
+    texts: dict[str, str] = {}
+    for part in reversed([part for part in args_class.__mro__ if dataclasses.is_dataclass(part)]):
+        try:
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+        except (OSError, TypeError):
+            continue
+        texts |= {
+            field.target.id: re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.value.value.split()))
+            for field, text in itertools.pairwise(definition.body)
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+        }
+    return texts

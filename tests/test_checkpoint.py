@@ -133,7 +133,9 @@ def end_as_left_alone(name: str, once: bool, left_alone) -> None:
     assert differing(outcome(the_run()), left_alone(name)) == [], (seed, done)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "atari_jax" in name else ()) for name in RUNS]
+)
 def test_a_run_interrupted_at_a_random_moment_ends_as_the_run_left_alone(name, left_alone):
     """By a kill, SIGTERM or Ctrl-C: in a phase, between phases, in an evaluation, while a checkpoint or a log is written."""
     end_as_left_alone(name, True, left_alone)
@@ -151,7 +153,8 @@ def test_a_run_interrupted_again_and_again_ends_as_the_run_left_alone(name, left
     [
         ("dqn", "0"),
         ("dqn_atari", "0"),
-        ("dqn_atari_jax", "every step"),  # arrays whose memory updates take over have to be read in between
+        # Arrays whose memory updates take over have to be read in between.
+        pytest.param("dqn_atari_jax", "every step", marks=pytest.mark.slow),
         pytest.param("dqn_atari", "130", marks=pytest.mark.slow),
         pytest.param("dqn_atari", "by time", marks=pytest.mark.slow),
         pytest.param("dqn_jax", "every step", marks=pytest.mark.slow),
@@ -235,6 +238,7 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on():
     assert json.loads((the_run() / "config.json").read_text())["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_an_evaluation_at_once_and_a_second_one_the_checkpoint_too():
     script = children.dqn_atari
     status, errors = children.run(script, *ATARI, before=interrupt_evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -108,29 +109,64 @@ def test_a_lost_life_terminates_the_return_and_the_game_goes_on():
 
 def test_without_fire_breakout_waits_for_ever_after_a_lost_life():
     games = games_of("BreakoutNoFrameskip-v4", 1)
-    games.waits_for_fire = False
+    games.envs.waits_for_fire = False
     for _ in range(400):
         play(games, np.zeros(1, dtype=np.int64))
     assert games.envs.lives[0] == 4
 
 
-@pytest.mark.parametrize(("env_id", "waits"), [("BreakoutNoFrameskip-v4", True), ("MsPacmanNoFrameskip-v4", False)])
-def test_send_returns_what_is_played_fire_after_a_lost_life(monkeypatch, env_id, waits):
-    """Fire where the step before cost a life and the game goes on; else what was given. Only where a game waits for it."""
-    games, rng, sent = games_of(env_id, 2), np.random.default_rng(0), []
+@pytest.mark.parametrize(
+    ("env_id", "fire", "waits"),
+    [
+        ("BreakoutNoFrameskip-v4", True, True),
+        ("BreakoutNoFrameskip-v4", False, False),
+        pytest.param("MsPacmanNoFrameskip-v4", True, False, marks=slow),
+    ],
+)
+def test_send_returns_what_is_played_fire_after_a_reset_and_a_lost_life(monkeypatch, env_id, fire, waits):
+    """Else what was given. Only where a game waits for it, and the flag is on."""
+    games, rng, sent = games_of(env_id, 2, fire=fire), np.random.default_rng(0), []
     envs_send = games.envs.envs.send
     monkeypatch.setattr(games.envs.envs, "send", lambda actions: (sent.append(actions), envs_send(actions))[1])
-    lost, pressed, ended = np.zeros(2, dtype=bool), 0, 0
-    while pressed + ended < 8:
+    due, lost, ended = np.ones(2, dtype=bool), 0, 0
+    for _ in range(4000):
         given = rng.choice([0, 2, 3], 2)  # never fire
         played, lives = games.send(given), games.envs.lives
-        assert np.array_equal(played, np.where(lost & waits, 1, given))
+        assert np.array_equal(played, np.where(due & waits, 1, given))
         assert np.array_equal(sent[-1], played)
         assert np.array_equal(games.envs.history.actions[games.envs.history.end - 1], played)
-        pressed += (lost & waits).sum()
         resets = games.recv().resets
-        lost = (games.envs.lives < lives) & ~resets
-        ended += lost.sum() if not waits else resets.sum()
+        died = (games.envs.lives < lives) & ~resets
+        due = died | resets
+        lost, ended = lost + died.sum(), ended + resets.sum()
+        if (lost >= 5 and ended >= 2) or (not fire and len(sent) == 300):
+            return
+    pytest.fail("no game ended")
+
+
+@pytest.mark.parametrize("purpose", [TRAINING, EVALUATION])
+def test_under_sticky_actions_every_game_of_breakout_begins_with_a_ball(purpose):
+    """The reset's own FIRE lasts one raw frame, which 0.25 sticky actions replace in one game of four."""
+    games, moved = games_of("ALE/Breakout-v5", 10, purpose), np.zeros(10, dtype=bool)
+    first = games.obs[:, -1, 55:80].copy()  # between the bricks and the paddle
+    for _ in range(20):
+        play(games, np.zeros(10, dtype=np.int64))
+        moved |= (games.obs[:, -1, 55:80] != first).any((1, 2))
+    assert moved.all()
+
+
+def test_flags_reach_the_emulator():
+    def first_frames(**flags: Any) -> np.ndarray:
+        games = games_of("BreakoutNoFrameskip-v4", 3, **flags)
+        return np.array([games.envs.frame_numbers, games.obs.sum((1, 2, 3))])
+
+    assert len(set(first_frames()[0])) > 1, "a random number of no-ops"
+    assert first_frames(noop_max=0, fire=False).std(1).tolist() == [0, 0]
+    assert first_frames(noop_max=0, fire=False)[0, 0] + 1 == first_frames(noop_max=0)[0, 0], "FIRE for one frame"
+    assert games_of("BreakoutNoFrameskip-v4", 1, full_action_space=True).num_actions == 18
+    play(games_of("BreakoutNoFrameskip-v4", 1, full_action_space=True), np.array([17]))
+    assert not games_of("MsPacmanNoFrameskip-v4", 1, full_action_space=True).fire.any(), "action 1 of all 18 is FIRE"
+    assert games_of("BreakoutNoFrameskip-v4", 1, full_action_space=True).fire.all()
 
 
 def test_without_life_loss_only_the_games_end_terminates():
@@ -238,7 +274,7 @@ def test_in_evaluation_a_lost_life_ends_nothing():
 def test_both_spellings_of_a_game_work(env_id):
     games = games_of(env_id, 2)
     assert games.obs.shape == (2, 4, 84, 84)
-    assert games.num_actions == count_actions(env_id) == 4
+    assert games.num_actions == count_actions(dqn.Args(env_id=env_id)) == 4
 
 
 def test_sticky_actions_come_from_the_name():
@@ -250,6 +286,23 @@ def test_sticky_actions_come_from_the_name():
 def test_other_ids_are_refused(env_id):
     with pytest.raises(BadInput, match="--env-id"):
         game_settings(env_id)
+
+
+@pytest.mark.parametrize("env_id", ["Pong-v4", "Pong-v0"])
+def test_ids_that_skip_a_random_number_of_frames_are_refused(env_id):
+    with pytest.raises(BadInput, match="NoFrameskip-v4"):
+        game_settings(env_id)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"mode": 1}, {"difficulty": 1}, {"frameskip": 5}, {"continuous": True}, {"max_num_frames_per_episode": 900}]
+)
+def test_ids_with_settings_that_the_vector_environment_lacks_are_refused_by_name(monkeypatch, setting):
+    spec = dataclasses.replace(gym.spec("ALE/Breakout-v5"), id="Mine-v0")
+    spec.kwargs = spec.kwargs | setting
+    monkeypatch.setitem(gym.registry, "Mine-v0", spec)
+    with pytest.raises(BadInput, match=next(iter(setting))):
+        game_settings("Mine-v0")
 
 
 # --- Seeds ---

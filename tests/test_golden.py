@@ -34,7 +34,7 @@ ATARI = [
     "--env-id",
     "BreakoutNoFrameskip-v4",
     "--total-timesteps",
-    "500",
+    "700",
     "--n-step",
     "3",
     "--double-q",

@@ -27,6 +27,12 @@ from tests.support import pages
 TINY = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", str(TEACHER)]
 
 
+@pytest.fixture(params=[in_torch, pytest.param(in_jax, marks=pytest.mark.slow)], ids=["torch", "jax"])
+def qdagger(request):
+    """Each of the two scripts. Whole runs of the twin are slow; its formulas and a golden run are tested elsewhere."""
+    return request.param
+
+
 def test_from_teacher_folder_to_saved_students(train, qdagger, monkeypatch):
     monkeypatch.setattr(qdagger, "LOG_FREQUENCY", 100)
     monkeypatch.setattr(qdagger, "OFFLINE_LOG_FREQUENCY", 10)
@@ -229,6 +235,7 @@ def test_curves_of_a_run_with_an_offline_phase(train):
     assert curves.main(curves.Args()).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_jax_compiles_nothing_while_it_counts_steps(train, monkeypatch):
     compilations, phases, begin, finish, warm_up = [], [], Tracker.begin, Run.finish, in_jax.Learner.warm_up
     save, saving = Checkpoints.save, []

@@ -149,6 +149,7 @@ def test_evaluations_do_not_change_what_is_learned(name, train):
     assert all(torch.equal(plain[key], watched[key]) for key in plain)
 
 
+@pytest.mark.slow
 def test_evaluations_do_not_change_what_a_student_learns(train, qdagger):
     flags = [*TINY_RUN, *TINY_TEACHER, "--save-model"]
     often = ["--eval-frequency", "10", "--offline-eval-frequency", "3"]
@@ -156,6 +157,7 @@ def test_evaluations_do_not_change_what_a_student_learns(train, qdagger):
     assert all(torch.equal(plain[key], watched[key]) for key in plain)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_runs_in_processes_of_their_own_have_the_same_weights():
     flags = [flag for flag in ATARI if flag != "--no-compile"]

@@ -23,7 +23,7 @@ COMMAND = f"python {SLOW_DQN} {shlex.join(TINY_DQN)} --train-frequency 10 --tota
 reason = slurm.missing()
 if reason and os.environ.get("REQUIRE_SLURM"):
     pytest.fail(f"REQUIRE_SLURM is set, and there is none: {reason}", pytrace=False)
-pytestmark = pytest.mark.skipif(bool(reason), reason=reason)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(reason), reason=reason)]
 
 
 @pytest.fixture(scope="module")

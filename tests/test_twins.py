@@ -79,7 +79,9 @@ def test_dqn_loss_target_and_gradients(n_step, double_q, huber):
     assert_same_gradients(q_network, gradients)
 
 
-@pytest.mark.parametrize(("student", "n_step"), [("nature", 1), ("nature", 3), ("impala256", 3)])
+@pytest.mark.parametrize(
+    ("student", "n_step"), [("nature", 1), ("nature", 3), pytest.param("impala256", 3, marks=pytest.mark.slow)]
+)
 def test_qdagger_losses_and_gradients(student, n_step):
     ours, theirs = batches(n_step)
     args = {"temperature": 0.1, "double_q": n_step == 3, "huber": n_step == 3}

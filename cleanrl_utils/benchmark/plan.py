@@ -118,7 +118,7 @@ def load(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # what a user's file may raise, not only what it cannot import
         raise BadInput("--command", path, f"cannot be loaded here ({first_line(error)})") from None
-    if not {"env_id", "exp_name", "seed"} <= vars(getattr(module, "Args", object)).keys():
+    if not all(hasattr(getattr(module, "Args", None), name) for name in ("env_id", "exp_name", "seed")):
         raise BadInput("--command", path, "is no training script: it has no Args with exp_name, env_id and seed")
     return module
 

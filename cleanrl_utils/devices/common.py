@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from cleanrl_utils.errors import BadInput
 
@@ -54,3 +54,23 @@ def keep_freed_memory() -> None:
         mallopt(m_mmap_threshold, 1 << 30) or mallopt(m_mmap_threshold, 1 << 25)  # older versions take 32 MB at most
         mallopt(m_trim_threshold, (1 << 31) - 1)
         mallopt(m_top_pad, 1 << 26)
+
+
+class Metrics(Protocol):
+    """What an update measured, an array (M + 1,) on a device: M values, and a 1 while every loss was finite."""
+
+    def tolist(self) -> list[float]:
+        """The numbers, once the device has them."""
+
+
+def read_metrics(metrics: Metrics | None, names: tuple[str, ...]) -> dict[str, float]:
+    """The values by their `names` (M), or nothing; waits for the device.
+
+    Raises FloatingPointError once a loss was not finite.
+    """
+    if metrics is None:
+        return {}
+    *values, finite = metrics.tolist()
+    if not finite:
+        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
+    return dict(zip(names, values, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,18 +34,27 @@ STRETCH = MAX_FRAMES // 4
 training waits more often."""
 
 
+PLAYED = {"frameskip": (1, 4), "full_action_space": (False,), "max_num_frames_per_episode": (MAX_FRAMES,)}
+PLAYED |= {"obs_type": ("rgb",), "mode": (None,), "difficulty": (None,)}
+"""Settings of an id that the games here have or replace, with the values that may be asked for."""
+
+
 class GameFlags(Protocol):
     """The flags of a script that choose its games."""
 
     env_id: str
     seed: int
     sticky_actions: float | None
+    fire: bool
+    noop_max: int
+    full_action_space: bool
 
 
 def game_settings(env_id: str) -> tuple[str, float]:
     """ROM name and sticky-action probability of a registered id: PongNoFrameskip-v4 is `pong`, 0.0.
 
-    Raises `BadInput`, with the closest names, for an id that is no Atari game played from its screen.
+    Raises `BadInput`, with the closest names, for an id that is no Atari game played from its screen, and for one with
+    settings that ale-py's vector environment does not have.
     """
     spec = gym.registry.get(env_id)
     if spec is None or not _is_atari(spec):
@@ -53,23 +63,58 @@ def game_settings(env_id: str) -> tuple[str, float]:
         close = difflib.get_close_matches(re.sub(r"^ALE/|(NoFrameskip|Deterministic)?(-.*)?$", "", env_id), games, n=3)
         hint = f"; closest: {', '.join(game + suffix for game in close)}" if close else ""
         raise BadInput("--env-id", env_id, f"must be an Atari game like PongNoFrameskip-v4 or ALE/Pong-v5{hint}")
-    return spec.kwargs["game"], spec.kwargs["repeat_action_probability"]
+    settings = dict(spec.kwargs)
+    game, sticky = settings.pop("game"), settings.pop("repeat_action_probability", 0.25)  # the default of ale-py
+    if isinstance(settings.get("frameskip"), tuple):
+        allowed = "skips a random number of frames, here always 4: take its NoFrameskip-v4 or ALE/...-v5 id"
+        raise BadInput("--env-id", env_id, allowed)
+    for name, values in PLAYED.items():
+        if settings.get(name) in values:
+            settings.pop(name, None)
+    if settings:
+        others = ", ".join(f"{name}={value}" for name, value in settings.items())
+        raise BadInput("--env-id", env_id, f"has settings that the games here cannot have: {others}")
+    return game, sticky
 
 
-def count_actions(env_id: str) -> int:
-    """Size of the game's minimal action set."""
-    envs = AtariVectorEnv(game_settings(env_id)[0], 1, num_threads=1)
+@functools.cache
+def minimal_actions(game: str) -> tuple[str, ...]:
+    """Names of the actions of a game's minimal set."""
+    envs = AtariVectorEnv(game, 1, num_threads=1)
+    names = tuple(action.name for action in envs.ale.get_action_set())
     envs.close()
-    return int(envs.single_action_space.n)
+    return names
+
+
+def count_actions(args: GameFlags) -> int:
+    """Size of the action set that the flags choose."""
+    return 18 if args.full_action_space else len(minimal_actions(game_settings(args.env_id)[0]))
+
+
+def waits_for_fire(args: GameFlags) -> bool:
+    """Whether FIRE, action 1, is pressed for the agent: in games that wait for it, by the rule of the classic wrappers.
+
+    They are those with FIRE as action 1 of the minimal set.
+    """
+    names = minimal_actions(game_settings(args.env_id)[0])
+    return args.fire and len(names) >= 3 and names[1] == "FIRE"
+
+
+def emulator_settings(args: GameFlags) -> dict[str, Any]:
+    """The flags as keywords of ale-py's environments, the vector one and the single one."""
+    _, sticky = game_settings(args.env_id)
+    chance = sticky if args.sticky_actions is None else args.sticky_actions
+    return {"repeat_action_probability": chance, "full_action_space": args.full_action_space}
 
 
 def protocol(args: Any) -> dict[str, Any]:
     """What a run's scores mean, from its flags: stored with them."""
-    _, sticky = game_settings(args.env_id)
     return {
         "frame_skip": 4,
-        "max_noops": 30,
-        "sticky_actions": sticky if args.sticky_actions is None else args.sticky_actions,
+        "max_noops": args.noop_max,
+        "fire": "for the agent, after resets and lost lives" if args.fire else "never for the agent",
+        "sticky_actions": emulator_settings(args)["repeat_action_probability"],
+        "action_set": "full" if args.full_action_space else "minimal",
         "life_loss": args.life_loss,
         "learned_rewards": "sign",
         "evaluation": f"{args.eval_episodes} whole games, epsilon {args.eval_epsilon}, cut at {args.eval_max_frames} frames",
@@ -83,11 +128,6 @@ def _is_atari(spec: gym.envs.registration.EnvSpec) -> bool:
 def num_threads(num_envs: int) -> int:
     """Threads that step `num_envs` games: one each, at most one per core this process may use."""
     return min(num_envs, num_cores())
-
-
-def waits_for_fire(meanings: list[str]) -> bool:
-    """Whether a game waits for FIRE, by the rule of the classic wrappers: it is action 1 of the minimal set."""
-    return len(meanings) >= 3 and meanings[1] == "FIRE"
 
 
 class SeededGames:
@@ -105,10 +145,10 @@ class SeededGames:
     def __init__(self, args: GameFlags, purpose: int, num_games: int, **settings: Any) -> None:
         """`purpose` sets the seeds apart."""
         self.env_id, self.seed, self.purpose = args.env_id, args.seed, purpose
-        game, sticky = game_settings(args.env_id)
-        settings["repeat_action_probability"] = sticky if args.sticky_actions is None else args.sticky_actions
-        self.envs = AtariVectorEnv(game, num_games, num_threads=num_threads(num_games), reward_clipping=False, **settings)
-        self.meanings = [action.name for action in self.envs.ale.get_action_set()]
+        settings |= emulator_settings(args) | {"use_fire_reset": args.fire, "noop_max": args.noop_max}
+        settings |= {"num_threads": num_threads(num_games), "reward_clipping": False}
+        self.envs = AtariVectorEnv(game_settings(args.env_id)[0], num_games, **settings)
+        self.num_actions, self.waits_for_fire = count_actions(args), waits_for_fire(args)
         self.history = History(num_games)
         self.returns, self.lengths = np.zeros(num_games), np.zeros(num_games, dtype=np.int64)
         self.traces = np.zeros(num_games, dtype=np.uint64)
@@ -186,20 +226,18 @@ def show_game(act: Act, args: Any, show: Show) -> float:
     The vector environment has no screen, so this is a single environment under Gymnasium's wrappers, seeded as the
     evaluation's first game; they draw their no-ops from another generator, so the game is another one.
     """
-    game, sticky = game_settings(args.env_id)
     env = AtariEnv(
-        game,
+        game_settings(args.env_id)[0],
         frameskip=1,
-        repeat_action_probability=sticky if args.sticky_actions is None else args.sticky_actions,
-        full_action_space=False,
         max_num_frames_per_episode=args.eval_max_frames,
         render_mode="rgb_array",
+        **emulator_settings(args),
     )
     screen = Screen(env, show, fps=60)
-    env = gym.wrappers.AtariPreprocessing(screen, noop_max=30, frame_skip=4)
+    env = gym.wrappers.AtariPreprocessing(screen, noop_max=args.noop_max, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, EVALUATION, 0])
-    needs_fire = waits_for_fire(env.unwrapped.get_action_meanings())
+    needs_fire = waits_for_fire(args)
     obs, info = env.reset(seed=int(env_seeds(args.seed, EVALUATION, np.zeros(1, dtype=int))[0]))
     press_fire, done = needs_fire, False
     while not done:

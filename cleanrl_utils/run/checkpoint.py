@@ -23,6 +23,7 @@ from cleanrl_utils.files import make_folder, replacing
 from cleanrl_utils.flags import flag
 from cleanrl_utils.run import archive
 from cleanrl_utils.run.archive import Archive, ArchiveError
+from cleanrl_utils.run.args import TrainingArgs
 
 FORMAT = 2
 """Of the files. Format 1 was written by version 0.1 of this project."""
@@ -31,15 +32,6 @@ PERIOD = 600.0
 """Seconds between checkpoints where `--checkpoint-frequency` is not given."""
 NAME = re.compile(r"\d{6}-[a-z]+-\d+\.zip")
 OURS = re.compile(r"\d{6}-[a-z]+-\d+\.zip(\.tmp)?")
-
-
-class CheckpointFlags(Protocol):
-    """The flags of a script that decide about its checkpoints."""
-
-    checkpoint_frequency: int | None
-    keep_checkpoint: bool
-    resume: str | None
-    resume_anyway: bool
 
 
 class State(Protocol):
@@ -52,7 +44,7 @@ class State(Protocol):
 class Checkpoints:
     """The checkpoints of one run: when they are due, what they hold, and the one that the run goes on from."""
 
-    def __init__(self, flags: CheckpointFlags) -> None:
+    def __init__(self, flags: TrainingArgs) -> None:
         self.flags = flags
         self.frequency = flags.checkpoint_frequency
         self.folder = Path()

@@ -1,0 +1,48 @@
+"""The flags that a run has whatever it learns: where it reports, what it keeps. The `Args` of a script adds its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cleanrl_utils.ranges import FileName, NotNegative, Seed
+
+
+@dataclass
+class RunArgs:
+    """Flags of every script."""
+
+    exp_name: FileName = "experiment"
+    """name of this experiment, in the run folder and in the model file"""
+    seed: Seed = 1
+    """seed of the run: environments, exploration, sampling, weights"""
+    track: bool = False
+    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    wandb_project_name: str = "cleanRL"
+    """project on Weights & Biases"""
+    wandb_entity: str | None = None
+    """team on Weights & Biases"""
+    capture_video: bool = False
+    """film a game or an episode at each evaluation to videos/{run_name}; needs the extra `video`"""
+    save_model: bool = False
+    """write {exp_name}.cleanrl_model to the run folder, and with eval-frequency
+    {exp_name}-best.cleanrl_model at each best evaluation"""
+    config: str | None = None
+    """YAML file of flags, under those given on the command line"""
+
+
+@dataclass
+class TrainingArgs(RunArgs):
+    """Flags of the scripts that train networks: their models can be uploaded, their runs resumed."""
+
+    upload_model: bool = False
+    """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
+    hf_entity: str = ""
+    """user or organization on the Hugging Face Hub"""
+    checkpoint_frequency: NotNegative | None = None
+    """environment steps (in an offline phase: updates) between checkpoints; 0 turns them off; None: every 10 minutes"""
+    keep_checkpoint: bool = False
+    """when the run is complete, keep its last checkpoint, with replay, environments and optimizer"""
+    resume: str | None = None
+    """go on from the latest checkpoint of this run folder, with all flags of that run"""
+    resume_anyway: bool = False
+    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
