@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_torch
-from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, require_memory
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
@@ -365,16 +365,16 @@ def one_cycle(peak: float, duration: float, step: int) -> float:
     rise = 0.3 * duration
     start, end, progress = peak / 2, peak, step / rise
     if step >= rise:
-        start, end, progress = peak, peak / 20_000, (step - rise) / (duration - rise)
+        start, end, progress = peak, peak / 20_000, min((step - rise) / (duration - rise), 1)
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def learning_rate_at(args: Args, step: int) -> float:
     """The learning rate that the flags give a step: constant, on a line, or one cycle."""
     if args.one_cycle:
-        return one_cycle(args.learning_rate, args.total_timesteps, step)
+        return one_cycle(args.learning_rate, args.schedule_length, step)
     end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
-    return linear_schedule(args.learning_rate, end, args.total_timesteps, step)
+    return linear_schedule(args.learning_rate, end, args.schedule_length, step)
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
@@ -514,7 +514,7 @@ def train(state: State, args: Args, run: Run) -> None:
     """Act, learn while the games go on, receive, store, record."""
     learner, games, rb = state.learner, state.games, state.rb
     update = learner.updater(rb, args)
-    exploration_steps = args.exploration_fraction * args.total_timesteps
+    exploration_steps = args.exploration_fraction * args.schedule_length
     run.begin("training", args.total_timesteps, state)
     while state.step < args.total_timesteps:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
@@ -587,6 +587,7 @@ def main(args: Args) -> Path:
     keep_freed_memory()
     device, buffer_device = in_torch.choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, in_torch.free_memory(buffer_device))
     run = Run(args, Checkpoints(args))
 
     torch.manual_seed(args.seed)
@@ -603,10 +604,10 @@ def main(args: Args) -> Path:
     about["threads"] = torch.get_num_threads()
     with run.started(protocol(args) | about, state):
         train(state, args, run)
-        state.games.close()
-        scores = {"agent": evaluate_agent(state, args, run)}
         if args.save_model:
             save_weights(learner.q_network.state_dict(), run.model_path)
+        state.games.close()
+        scores = {"agent": evaluate_agent(state, args, run)}
         run.finish({"steps": state.step}, scores)
     if args.upload_model:
         push(run.folder, args.hf_entity)

@@ -27,6 +27,7 @@ from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, requ
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
+from cleanrl_utils.models.source import explained
 from cleanrl_utils.ranges import FileName, NotNegative, Positive, PositiveFloat, PositiveSizes, Probability
 from cleanrl_utils.run.args import TrainingArgs
 from cleanrl_utils.run.checkpoint import Checkpoints
@@ -69,6 +70,8 @@ class Args(TrainingArgs):
     """environment steps over all environments"""
     learning_rate: PositiveFloat = 2.5e-4
     """learning rate of Adam"""
+    initial_model: str | None = None
+    """model file whose weights the run starts from; default: random weights"""
     buffer_size: Positive = 10_000
     """transitions in the replay buffer"""
     gamma: Probability = 0.99
@@ -323,6 +326,9 @@ class Learner:
         obs_size, num_actions = sizes(args)
         self.q_network = QNetwork(num_actions, args.hidden_units)
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, obs_size), np.float32))
+        if args.initial_model is not None:
+            with explained("--initial-model", args.initial_model):
+                params = load_params(self.q_network, params, Path(args.initial_model))
         # Differs from the paper: Adam in place of RMSProp.
         self.optimizer = optax.adam(args.learning_rate)
         q_state = QState(params, jax.tree.map(jnp.copy, params), self.optimizer.init(params), jnp.ones(()))
@@ -374,7 +380,7 @@ def train(state: State, args: Args, run: Run) -> None:
     """Act, step, store, learn, record."""
     learner, envs, rb = state.learner, state.envs, state.rb
     learner.warm_up(rb, args)
-    exploration_steps = args.exploration_fraction * args.total_timesteps
+    exploration_steps = args.exploration_fraction * args.schedule_length
     run.begin("training", args.total_timesteps, state)
     while state.step < args.total_timesteps:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
@@ -464,12 +470,12 @@ def main(args: Args) -> Path:
             state.rb.cut(state.envs.cut_at)
             state.envs.begin_anew()
         train(state, args, run)
+        if args.save_model:
+            save_params(learner.q_state.params, run.model_path)
         state.envs.close()
         scores = {"agent": evaluate_agent(state, args, run)}
         if args.eval_frequency:
             scores["best evaluation"] = state.best
-        if args.save_model:
-            save_params(learner.q_state.params, run.model_path)
         run.finish({"steps": state.step}, scores)
     if args.upload_model:
         push(run.folder, args.hf_entity)

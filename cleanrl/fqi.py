@@ -27,7 +27,7 @@ from sklearn.utils import all_estimators
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.errors import BadInput, first_line
-from cleanrl_utils.evals.gym import Episodes, film_episode, protocol, require_vector_env, sizes, vector_env
+from cleanrl_utils.evals.gym import Episodes, film_episode, protocol, require_finite, require_vector_env, sizes, vector_env
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.files import replacing
 from cleanrl_utils.models.files import ModelError
@@ -122,13 +122,14 @@ def collect(args: Args) -> Dataset:
     """`n_steps` transitions of the uniformly random policy, episode after episode."""
     env, rng = vector_env(args), np.random.default_rng([args.seed, 1])
     num_actions, steps = int(env.action_space.n), []
-    obs = env.reset(seed=int(env_seeds(args.seed, TRAINING, np.zeros(1, dtype=int))[0]))[
-        0
-    ].copy()  # an environment may write on into what it gave
-    for _ in range(args.n_steps):
+    obs, _ = env.reset(seed=int(env_seeds(args.seed, TRAINING, np.zeros(1, dtype=int))[0]))
+    obs = obs.copy()  # an environment may write on into what it gave
+    for step in range(1, args.n_steps + 1):
         action = int(rng.integers(num_actions))
         next_obs, reward, terminated, truncated, _ = env.step(action)
         next_obs = next_obs.copy()
+        require_finite(args.env_id, "a reward", reward, f"step {step}")
+        require_finite(args.env_id, "an observation", next_obs, f"step {step}")
         steps.append((obs, action, reward, next_obs, bool(terminated)))
         obs = env.reset()[0].copy() if terminated or truncated else next_obs
     env.close()
@@ -302,10 +303,10 @@ def main(args: Args) -> Path:
             if args.eval_frequency and iteration % args.eval_frequency == 0 and iteration < args.n_iterations:
                 evaluate_model(iteration)
 
-        scores = {"agent": evaluate_model(args.n_iterations)}
         if args.save_model:
             save_arrays(run.folder / "dataset.npz", data._asdict())
             save_arrays(run.folder / "targets.npz", {"targets": targets})
+        scores = {"agent": evaluate_model(args.n_iterations)}
         run.finish({"iterations": args.n_iterations}, scores)
     return run.folder
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_torch
-from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, require_memory
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
@@ -715,7 +715,7 @@ def train_online(state: State, args: Args, run: Run) -> None:
     update = learner.updater(rb, args)
     _, lr_start, lr_end = learning_rates(args)
     goals = state.scores["teacher"].mean, state.scores["random"].mean
-    exploration_steps = args.exploration_fraction * args.total_timesteps
+    exploration_steps = args.exploration_fraction * args.schedule_length
     run.begin("online training", args.total_timesteps, state)
     while state.step < args.total_timesteps:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
@@ -815,6 +815,8 @@ def main(args: Args) -> Path:
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     for name in ("teacher_steps", "buffer_size"):
         setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
+    require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, in_torch.free_memory(buffer_device))
+    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, in_torch.free_memory(buffer_device))
 
     learner = Learner(args, teacher_network, device)
     state = State(learner, scores)
@@ -823,6 +825,7 @@ def main(args: Args) -> Path:
     about |= {"threads": torch.get_num_threads(), "teacher": public_name(source)}
     with run.started(protocol(args) | about, state):
         if not run.resumed:
+            run.record(scores)
             run.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)
             if args.capture_video:
                 film_game(teacher, args, run.folder.name, "teacher")
@@ -832,14 +835,15 @@ def main(args: Args) -> Path:
             enter(state, "offline", args, buffer_device)
         if state.phase == "offline":
             train_offline(state, args, run)
-            state.scores["offline student"] = evaluate_student(state, args, run)
             if args.save_model:
                 save_weights(learner.q_network.state_dict(), run.model_path.with_stem(f"{args.exp_name}-offline"))
+            state.scores["offline student"] = evaluate_student(state, args, run)
+            run.record(state.scores)
             enter(state, "online", args, buffer_device)
         train_online(state, args, run)
-        state.scores["online student"] = evaluate_student(state, args, run)
         if args.save_model:
             save_weights(learner.q_network.state_dict(), run.model_path)
+        state.scores["online student"] = evaluate_student(state, args, run)
         run.finish({"steps": state.step, "offline_updates": args.offline_steps}, state.scores)
     if args.upload_model:
         push(run.folder, args.hf_entity)

@@ -67,6 +67,8 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     2: a mistake of the user's (`BadInput`); 130: Ctrl-C; 1: training diverged, a file could not be written, or a run
     cannot go on.
     """
+    if sys.stderr is None:  # closed by who started it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
     try:
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
     except BadInput as error:
@@ -83,14 +85,22 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
 def parse(args_class: type[Args], argv: list[str]) -> Args:
     """Flags as an `args_class`: its defaults, under the values of `--config FILE`, under the command line.
 
-    Under `--resume RUN_FOLDER` they are that run's, all of them. Raises `BadInput` for an unusable configuration file or
-    run folder; a bad flag ends the process with one line and status 2.
+    Under `--resume RUN_FOLDER` they are that run's, all but `--total-timesteps`, which may grow. Raises `BadInput` for an
+    unusable configuration file or run folder; a bad flag ends the process with one line and status 2.
     """
     resumed, path = _option(argv, "--resume"), _option(argv, "--config")
     if resumed is not None and hasattr(args_class, "resume"):
-        default = args_class(**run_flags(Path(resumed), args_class) | {"resume": resumed})
-        args = _parse(args_class, default, argv)
-        for name in (name for name in vars(args) if name != "resume_anyway"):
+        flags, complete = run_flags(Path(resumed), args_class)
+        default = args_class(**flags | {"resume": resumed})
+        args, free = _parse(args_class, default, argv), {"resume_anyway"}
+        if args.total_timesteps > default.total_timesteps:
+            args.schedule_timesteps = default.schedule_length
+            free |= {"total_timesteps", "schedule_timesteps"}
+        elif complete:
+            more = f"more --total-timesteps than its {default.total_timesteps} train it further, if its checkpoint was kept"
+            allowed = f"is complete; {more}; `cleanrl_utils.huggingface push` uploads it"
+            raise BadInput("--resume", resumed, allowed)
+        for name in (name for name in vars(args) if name not in free):
             if getattr(args, name) != getattr(default, name):
                 allowed = f"--resume takes all flags from the run, where it is {getattr(default, name)}"
                 raise BadInput(flag(name), getattr(args, name), allowed)
@@ -150,8 +160,8 @@ def load_yaml(path: str, args_class: type) -> dict[str, Any]:
     return checked(values, args_class, "--config", path, not_in_files=("config", "resume", "resume_anyway"))
 
 
-def run_flags(folder: Path, args_class: type) -> dict[str, Any]:
-    """The flags that a run of this script was started with, from its config.json.
+def run_flags(folder: Path, args_class: type) -> tuple[dict[str, Any], bool]:
+    """The flags that a run of this script was started with, from its config.json, and whether it is complete.
 
     Raises `BadInput` where there is no such file, or one of another script, or one that is damaged.
     """
@@ -160,11 +170,9 @@ def run_flags(folder: Path, args_class: type) -> dict[str, Any]:
     flags, script = run["flags"], run["script"]
     if script != script_name(args_class):
         raise BadInput("--resume", folder, f"is a run of {script}, not of {script_name(args_class)}")
-    if run.get("status") == "complete":
-        raise BadInput("--resume", folder, "is complete: nothing is left to do; `cleanrl_utils.huggingface push` uploads it")
     for name in ("resume", "resume_anyway"):
         flags.pop(name, None)
-    return checked(flags, args_class, "--resume", str(path))
+    return checked(flags, args_class, "--resume", str(path)), run.get("status") == "complete"
 
 
 def script_path(args_class: type) -> Path:

@@ -96,6 +96,11 @@ VECTOR_DQN = (dqn_vector, dqn_jax)
 QDAGGER = (qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn)
 
 
+def twin_is_slow(torch_script: Any, jax_script: Any) -> list[Any]:
+    """Parameters of tests with whole runs, which take long in JAX: its formulas and a golden run are tested quickly."""
+    return [torch_script, pytest.param(jax_script, marks=pytest.mark.slow)]
+
+
 @pytest.fixture(params=DQN, ids=["torch", "jax"])
 def dqn(request: pytest.FixtureRequest) -> ModuleType:
     """Each of the two DQN scripts."""

@@ -14,7 +14,7 @@ import torch
 from cleanrl import dqn_atari, dqn_atari_jax
 from cleanrl_utils.models import files
 from cleanrl_utils.models.files import load_into, load_weights, save_params
-from tests.conftest import TINY_RUN, needs_compiler, scalars, watch_updates, weights
+from tests.conftest import DQN, TINY_RUN, needs_compiler, scalars, twin_is_slow, watch_updates, weights
 from tests.support import pages
 
 
@@ -22,6 +22,12 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> li
     """Whether two models are the same, tensor by tensor."""
     assert first.keys() == second.keys()
     return [torch.equal(first[key], second[key]) for key in first]
+
+
+@pytest.fixture(params=twin_is_slow(*DQN), ids=["torch", "jax"])
+def dqn(request):
+    """Each of the two scripts."""
+    return request.param
 
 
 def test_a_run_leaves_model_config_and_metrics(train, dqn):
@@ -50,6 +56,7 @@ def test_a_run_leaves_model_config_and_metrics(train, dqn):
     assert all(-21 <= value <= 21 for _, value in logged["charts/episodic_return"])
 
 
+@pytest.mark.slow
 def test_both_frameworks_play_the_same_games_at_random(train):
     """Same seed, same exploration, same environments: what is played before learning does not depend on the framework."""
     flags = "--env-id BreakoutNoFrameskip-v4 --total-timesteps 800".split()  # whose first games are lost at once
@@ -247,6 +254,7 @@ def test_compiled_and_plain_updates_have_the_same_losses_on_the_same_batches(cpu
     assert len(set(plain)) == 6
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_and_plain_runs_learn_the_same(train):
     flags = ["--total-timesteps", "40", "--learning-starts", "8", "--save-model"]

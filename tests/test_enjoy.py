@@ -19,7 +19,7 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.flags import command_line, parse, run
 from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.zoo import __main__ as zoo
-from tests.conftest import TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, score
+from tests.conftest import TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, score, twin_is_slow
 from tests.support import children, video_of_noise
 
 LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+)")
@@ -45,7 +45,7 @@ def statistics(lines: list[str]) -> tuple[float, ...]:
 # --- enjoy ---
 
 
-@pytest.mark.parametrize("exp_name", ["dqn_atari", "dqn_atari_jax"])
+@pytest.mark.parametrize("exp_name", twin_is_slow("dqn_atari", "dqn_atari_jax"))
 def test_with_no_source_the_model_in_the_box_plays_in_either_framework(command, exp_name, monkeypatch):
     monkeypatch.setattr(players.Player, "settings", cut_at(2000))
     lines = command(enjoy, "--exp-name", exp_name, "--eval-episodes", "2")

@@ -21,15 +21,15 @@ from cleanrl_utils.models.files import load_into, load_weights, save_params
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.run.tracker import Tracker
-from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, watch_updates, weights
+from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, twin_is_slow, watch_updates, weights
 from tests.support import pages
 
 TINY = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", str(TEACHER)]
 
 
-@pytest.fixture(params=[in_torch, pytest.param(in_jax, marks=pytest.mark.slow)], ids=["torch", "jax"])
+@pytest.fixture(params=twin_is_slow(in_torch, in_jax), ids=["torch", "jax"])
 def qdagger(request):
-    """Each of the two scripts. Whole runs of the twin are slow; its formulas and a golden run are tested elsewhere."""
+    """Each of the two scripts."""
     return request.param
 
 
@@ -84,6 +84,7 @@ def test_same_seed_gives_identical_weights(train, qdagger):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_offline_training_brings_the_student_to_its_teacher(train, qdagger, monkeypatch):
     """The distillation loss over the teacher's whole data falls to less than half, from the student's side alone."""
     losses, train_offline = [], qdagger.train_offline
@@ -217,6 +218,7 @@ def test_learning_starts_can_be_reached_with_a_smaller_buffer(train, qdagger, mo
     assert rows.count(10) == (64 - 40) // 4, "and others of the teacher's data"
 
 
+@pytest.mark.slow
 def test_finished_games_reach_the_fading(train, qdagger, monkeypatch):
     """A player at epsilon 1 loses its first games within 2,000 steps; their returns are what counts."""
     seen = []
@@ -229,6 +231,7 @@ def test_finished_games_reach_the_fading(train, qdagger, monkeypatch):
     assert seen[0] == []
 
 
+@pytest.mark.slow
 def test_curves_of_a_run_with_an_offline_phase(train):
     pytest.importorskip("matplotlib")
     train(in_torch, *TINY, "--offline-steps", "100")

@@ -6,12 +6,11 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from cleanrl_utils.benchmark.work import Work, last_lines
-from cleanrl_utils.console import notice
+from cleanrl_utils.console import error_console, notice
 from cleanrl_utils.record import Latest
 
 TAIL = 12
@@ -61,7 +60,7 @@ class Board:
 
     def __init__(self, rows: list[Row]) -> None:
         self.rows, self.shown = rows, [row.state for row in rows]
-        console = Console(stderr=True)
+        console = error_console()
         self.live = Live(console=console, auto_refresh=False, vertical_overflow="visible") if console.is_terminal else None
 
     def __enter__(self) -> Board:

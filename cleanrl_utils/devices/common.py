@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+from pathlib import Path
 from typing import Any, Protocol
 
 from cleanrl_utils.errors import BadInput
+
+TRANSITION_BYTES = 84 * 84 + 10
+"""Of a transition in the replay buffer of the Atari scripts: a frame and what a step brought."""
 
 
 def device_names(args: Any, available: dict[str, bool], framework: str) -> tuple[str, str]:
@@ -36,6 +41,38 @@ def device_names(args: Any, available: dict[str, bool], framework: str) -> tuple
 def num_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes of host memory that this process may still take, by the system and by its container; None where unknown."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found.append(1024 * _numbers("/proc/meminfo")["MemAvailable:"])
+    # Of cgroups, version 2 and 1. Pages of files are given back when they are needed.
+    for folder, limit, used, prefix in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # "max" where there is no limit
+            pages = _numbers(f"{folder}/memory.stat")
+            of_files = pages[f"{prefix}inactive_file"] + pages[f"{prefix}active_file"]
+            found.append(int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text()) + of_files)
+    return min(found, default=None)
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """The lines `name number ...` of a file of the system."""
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {words[0]: int(words[1]) for words in lines}
+
+
+def require_memory(flag: str, transitions: int, filled: int, free: int | None) -> None:
+    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more than the `free` bytes."""
+    needed = min(transitions, filled) * TRANSITION_BYTES
+    if free is not None and needed > free:
+        fits = max(0, free // TRANSITION_BYTES // 1000 * 1000)
+        allowed = f"needs {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: at most {fits:,} would fit"
+        raise BadInput(flag, f"{transitions:,}", allowed)
 
 
 def keep_freed_memory() -> None:

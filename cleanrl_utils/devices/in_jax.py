@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from cleanrl_utils.console import notice
+from cleanrl_utils.devices import common
 from cleanrl_utils.devices.common import device_names
 
 
@@ -34,6 +35,14 @@ def _devices(platform: str) -> list[jax.Device]:
         return jax.devices(platform)
     except RuntimeError:  # JAX has no such platform here
         return []
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes that are free on a device; None where that is unknown."""
+    if device.platform == "cpu":
+        return common.free_memory()
+    found = device.memory_stats() or {}
+    return found["bytes_limit"] - found["bytes_in_use"] if "bytes_limit" in found else None
 
 
 def use_bf16(args: Any, device: jax.Device) -> bool:

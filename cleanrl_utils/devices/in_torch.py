@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanrl_utils.console import notice
+from cleanrl_utils.devices import common
 from cleanrl_utils.devices.common import device_names
+from cleanrl_utils.errors import first_line
 
 
 def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
@@ -44,7 +46,7 @@ def be_deterministic(args: Any, device: torch.device) -> None:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds its compiler: C++ on the CPU, Triton on CUDA. Warns once if not."""
+    """Whether torch.compile works: it needs C++ on the CPU, Triton on CUDA. Warns once if not."""
     if device.type == "cuda":
         from torch.utils._triton import has_triton  # noqa: PLC0415 - private, so not at import
 
@@ -54,7 +56,21 @@ def can_compile(device: torch.device) -> bool:
         found, missing = shutil.which(compiler) is not None, f"the C++ compiler `{compiler}`"
     if not found:
         notice(f"--compile needs {missing}, which is not there: running uncompiled, slower")
-    return found
+        return False
+    try:
+        torch.compile(torch.add, dynamic=False)(torch.ones(2, device=device), 1)
+    except Exception as error:  # of the compiler, the linker, the folder of compiled code
+        lines = [line for line in str(error).splitlines() if "rror" in line] or [first_line(error)]
+        notice(f"--compile does not work here ({lines[0].strip()}): running uncompiled, slower")
+        return False
+    return True
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where that is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return common.free_memory() if device.type == "cpu" else None
 
 
 def use_bf16(args: Any, device: torch.device) -> bool:

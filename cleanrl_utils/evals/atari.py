@@ -18,7 +18,7 @@ from cleanrl_utils.devices.common import num_cores
 from cleanrl_utils.errors import BadInput, CannotGoOn
 from cleanrl_utils.evals.history import History
 from cleanrl_utils.evals.play import Act
-from cleanrl_utils.evals.video import Film, Screen, Show
+from cleanrl_utils.evals.video import Screen, Show, film
 from cleanrl_utils.record import versions
 from cleanrl_utils.seeds import EVALUATION, env_seeds
 
@@ -216,8 +216,7 @@ class SeededGames:
 
 def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
     """Play one more game by the flags' protocol and write its screen to `videos/{run_name}/{name}.mp4`."""
-    with Film(Path("videos") / run_name / f"{name}.mp4") as film:
-        show_game(act, args, film)
+    film(Path("videos") / run_name / f"{name}.mp4", functools.partial(show_game, act, args))
 
 
 def show_game(act: Act, args: Any, show: Show) -> float:
@@ -234,7 +233,8 @@ def show_game(act: Act, args: Any, show: Show) -> float:
         **emulator_settings(args),
     )
     screen = Screen(env, show, fps=60)
-    env = gym.wrappers.AtariPreprocessing(screen, noop_max=args.noop_max, frame_skip=4)
+    noop_max = args.noop_max if env.unwrapped.get_action_meanings()[0] == "NOOP" else 0  # Backgammon has none
+    env = gym.wrappers.AtariPreprocessing(screen, noop_max=noop_max, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, EVALUATION, 0])
     needs_fire = waits_for_fire(args)

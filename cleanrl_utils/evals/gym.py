@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import warnings
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from cleanrl_utils.errors import BadInput, first_line
+from cleanrl_utils.errors import BadInput, CannotGoOn, first_line
 from cleanrl_utils.evals.history import History
 from cleanrl_utils.evals.play import Act, evaluate
-from cleanrl_utils.evals.video import Film, Screen, Show
+from cleanrl_utils.evals.video import Screen, Show, film
 from cleanrl_utils.seeds import EVALUATION, env_seeds
 
 EXTRAS = {"flappy_bird_gymnasium": "flappy"}
@@ -92,6 +93,12 @@ def protocol(args: Any) -> dict[str, Any]:
     return {"evaluation": f"{args.eval_episodes} whole episodes, epsilon {args.eval_epsilon}, {cut}"}
 
 
+def require_finite(env_id: str, name: str, values: np.ndarray | float, where: str) -> None:
+    """Raise `CannotGoOn` where an environment gave a number from which nothing can be learned."""
+    if not np.isfinite(values).all():
+        raise CannotGoOn(f"{env_id} gave {name} that is not finite at {where}: {values}")
+
+
 class Step(NamedTuple):
     """What a step brought, (N,) each."""
 
@@ -114,7 +121,7 @@ class Episodes:
 
     def __init__(self, args: Any, purpose: int, num_games: int, make: Callable[[], gym.Env] | None = None) -> None:
         """`purpose` sets the seeds apart; `make` replaces `vector_env(args)`."""
-        self.seed, self.purpose, self.num_games = args.seed, purpose, num_games
+        self.env_id, self.seed, self.purpose, self.num_games = args.env_id, args.seed, purpose, num_games
         self.envs = gym.vector.SyncVectorEnv([make or (lambda: vector_env(args))] * num_games)
         self.num_actions = int(self.envs.single_action_space.n)
         self.history = History(num_games)
@@ -140,13 +147,20 @@ class Episodes:
 
     def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self.obs, rewards, terminations, truncations, _ = self.envs.step(actions)
+        self._require_finite("a reward", rewards)
+        self._require_finite("an observation", self.obs)
         self.returns, self.ended = self.returns + rewards, terminations | truncations
         return rewards, terminations, truncations
+
+    def _require_finite(self, name: str, values: np.ndarray) -> None:
+        for i in np.flatnonzero(~np.isfinite(values.reshape(self.num_games, -1)).all(1)):
+            require_finite(self.env_id, name, values[i], f"step {self.history.lengths[i]} of an episode")
 
     def _reset(self, mask: np.ndarray) -> None:
         """Begin the episodes in `mask` (N,) bool; the others stay as they are."""
         seeds = env_seeds(self.seed, self.purpose, self.history.numbers)
         self.obs, _ = self.envs.reset(seed=seeds.tolist(), options={"reset_mask": mask})
+        self._require_finite("an observation", self.obs)
         self.returns, self.ended = np.where(mask, 0, self.returns), self.ended & ~mask
 
     def saved(self) -> dict[str, Any]:
@@ -177,8 +191,7 @@ class Episodes:
 
 def film_episode(act: Act, args: Any, run_name: str, name: str) -> None:
     """Play the evaluation's first episode again and write it to `videos/{run_name}/{name}.mp4`."""
-    with Film(Path("videos") / run_name / f"{name}.mp4") as film:
-        show_episode(act, args, film)
+    film(Path("videos") / run_name / f"{name}.mp4", functools.partial(show_episode, act, args))
 
 
 def show_episode(act: Act, args: Any, show: Show) -> float:

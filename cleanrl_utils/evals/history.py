@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
+
+from cleanrl_utils.console import error_console
 
 SHOW_AFTER = 2.0
 """Seconds of playing again after which a progress bar is shown."""
@@ -83,7 +84,7 @@ class History:
         longest = int(self.lengths.max())
         rows = self.actions[self.end - longest : self.end]
         started = time.monotonic()
-        console = Console(stderr=True)
+        console = error_console()
         with Progress(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as bar:
             task = None
             for row in range(longest + 1):

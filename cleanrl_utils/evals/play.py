@@ -99,3 +99,7 @@ def require_video(atari: bool = True, flag: str = "--capture-video") -> None:
         except ImportError as error:
             extras = "atari,video" if atari else "video"
             raise BadInput(flag, "on", f"needs `{error.name}`: pip install -e '.[{extras}]'") from None
+    if flag != "--render":
+        from cleanrl_utils.evals.video import require_ffmpeg  # noqa: PLC0415 - needs the extra
+
+        require_ffmpeg(flag)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import io
+import subprocess
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput, WriteError
+from cleanrl_utils.errors import BadInput, WriteError, first_line
 from cleanrl_utils.files import replacing
 
 Show = Callable[[np.ndarray, int], None]
@@ -26,6 +27,26 @@ GIF_BYTES = 5_000_000
 """Size that a GIF stays under, so that web pages and repositories take it."""
 GIF_SECONDS = 120
 """Length at which a GIF is cut."""
+
+
+def film(path: Path, play: Callable[[Show], object]) -> None:
+    """Film what `play` shows, for a training run: where that fails, a line says so, and the run goes on."""
+    try:
+        with Film(path) as show:
+            play(show)
+    except Exception as error:  # whatever an environment, ffmpeg or the disk says
+        notice(f"--capture-video: {path.name} is not made ({first_line(error)}); the run goes on")
+
+
+def require_ffmpeg(flag: str) -> None:
+    """Raise `BadInput`, of the flag that films, unless ffmpeg runs."""
+    import imageio_ffmpeg  # noqa: PLC0415 - an extra
+
+    try:
+        with starting_ffmpeg():
+            subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-version"], check=True, capture_output=True)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        raise BadInput(flag, "on", f"needs ffmpeg, which does not run here ({first_line(error)})") from None
 
 
 class Screen(gym.Wrapper):

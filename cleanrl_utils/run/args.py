@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cleanrl_utils.ranges import FileName, NotNegative, Seed
+from cleanrl_utils.flags import flag
+from cleanrl_utils.ranges import FileName, NotNegative, Positive, Seed
 
 
 @dataclass
@@ -46,3 +47,32 @@ class TrainingArgs(RunArgs):
     """go on from the latest checkpoint of this run folder, with all flags of that run"""
     resume_anyway: bool = False
     """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
+    schedule_timesteps: Positive | None = None
+    """length of the schedules of exploration and learning rate, in environment steps; default: total-timesteps. A run that
+    is resumed with more total-timesteps keeps its own length"""
+
+    @property
+    def schedule_length(self) -> int:
+        """Steps over which exploration and learning rate come to their end."""
+        return self.schedule_timesteps or self.total_timesteps
+
+
+def empty_phases(args: RunArgs) -> list[str]:
+    """A line for each pair of flags that leaves a loop nothing to do: no update, or no target sync."""
+    lines = []
+    if total := getattr(args, "total_timesteps", 0):
+        num_envs, period = args.num_envs, args.train_frequency
+        first, end = (-(-steps // num_envs) * num_envs for steps in (args.learning_starts, total))  # whole vector steps
+        if end // period <= first // period or end // num_envs <= args.n_step:
+            reasons = f"--learning-starts {args.learning_starts:,}, --train-frequency {period:,}, --n-step {args.n_step}"
+            lines.append(
+                f"nothing will be learned in --total-timesteps {total:,} ({reasons}): the weights stay as they begin"
+            )
+    for period, steps in (
+        ("target_network_frequency", "total_timesteps"),
+        ("offline_target_network_frequency", "offline_steps"),
+    ):
+        if 0 < getattr(args, steps, 0) < getattr(args, period, 0):
+            numbers = f"{flag(period)} {getattr(args, period):,} is more than {flag(steps)} {getattr(args, steps):,}"
+            lines.append(f"{numbers}: the target network keeps its first weights")
+    return lines

@@ -123,6 +123,8 @@ class Checkpoints:
         paths = [path for path in paths if NAME.fullmatch(path.name)]
         if not paths:
             why = "" if self.on else ": --checkpoint-frequency was 0"
+            if self.flags.schedule_timesteps:  # it is to be trained further
+                why += "; --keep-checkpoint keeps the last, and --initial-model starts a new run from a model file"
             raise BadInput("--resume", folder, f"holds no checkpoint{why}")
         self.number = int(paths[0].name[:6])
         refused = []
@@ -146,9 +148,12 @@ class Checkpoints:
             raise ArchiveError(f"was written by version 0.1 (format 1); this version reads format {FORMAT}")
         if saved.tree.get("format") != FORMAT or not saved.tree.keys() >= CONTENT:
             raise ArchiveError("is no checkpoint of this version")
-        for name, value in flags_of(self.flags).items():
-            if saved.tree["flags"].get(name, value) != value:  # a flag that is new to the script has its default
-                raise ArchiveError(f"is of another run: {flag(name)} {saved.tree['flags'][name]}")
+        ours, theirs = flags_of(self.flags), saved.tree["flags"]
+        if ours["schedule_timesteps"] == (theirs.get("schedule_timesteps") or theirs["total_timesteps"]):  # trained further
+            ours |= {name: theirs.get(name) for name in ("total_timesteps", "schedule_timesteps")}
+        for name, value in ours.items():
+            if theirs.get(name, value) != value:  # a flag that is new to the script has its default
+                raise ArchiveError(f"is of another run: {flag(name)} {theirs[name]}")
         return saved
 
     def changes(self, settings: dict[str, object]) -> dict[str, str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from cleanrl_utils.errors import BadInput, WriteError
-from cleanrl_utils.files import file_name
+from cleanrl_utils.files import file_name, sync_folder
 from cleanrl_utils.record import event_files
 
 
@@ -23,12 +24,33 @@ class NameFlags(Protocol):
 
 
 def new_folder(args: NameFlags) -> Path:
-    """The folder of a run that begins now; it is not made yet."""
-    now = int(time.time())
-    name = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__"
-    while (Path("runs") / f"{name}{now}").exists():  # two runs may start in the same second
-        now += 1
-    return Path("runs") / f"{name}{now}"
+    """Make the folder of a run that begins now. Raises `WriteError`."""
+    name, now = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__", int(time.time())
+    while True:
+        folder = Path("runs", f"{name}{now}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if not folder.is_dir():
+                raise WriteError(folder, error) from None
+            now += 1  # of a run that started in the same second
+        except OSError as error:
+            raise WriteError(folder, error) from None
+        else:
+            sync_folder(folder.parent)
+            return folder
+
+
+@contextlib.contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove the folder, which is empty, and that of all runs if it is empty then, where what is inside fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+            folder.parent.rmdir()
+        raise
 
 
 def lock(folder: Path, owner: object) -> Callable[[], object]:

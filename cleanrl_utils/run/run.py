@@ -30,11 +30,12 @@ from typing import Protocol
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, WriteError
 from cleanrl_utils.evals.play import Evaluation
-from cleanrl_utils.files import make_folder, replacing, sync_folder, write_json
+from cleanrl_utils.files import replacing, sync_folder, write_json
 from cleanrl_utils.flags import command_line, script_path
 from cleanrl_utils.record import commit, hardware, versions
+from cleanrl_utils.run.args import empty_phases
 from cleanrl_utils.run.checkpoint import Checkpoints, State, place
-from cleanrl_utils.run.folder import NameFlags, cut_event_files, lock, new_folder
+from cleanrl_utils.run.folder import NameFlags, cut_event_files, lock, new_folder, removed_on_failure
 from cleanrl_utils.run.sinks import Sink, TensorBoard, TrackFlags, WeightsAndBiases
 from cleanrl_utils.run.tracker import Tracker
 
@@ -110,13 +111,16 @@ class Run:
 
     def _begin(self, protocol: dict[str, object], made_with: dict[str, object]) -> None:
         """Make the folder of a run that begins."""
-        script, self.folder = script_path(type(self.args)), new_folder(self.args)
+        script = script_path(type(self.args))
         if self.checkpoints is not None:
             self.checkpoints.changes(protocol | flat(made_with))
         self.config = {"status": "running", "script": script.stem, "flags": dataclasses.asdict(self.args)}
         self.config |= {"protocol": protocol, "command": [script.name, *command_line(self.args)]} | made_with
-        sinks = self._other_sinks()  # before the folder is made, since it may refuse
-        make_folder(self.folder, anew=True)
+        self.folder = new_folder(self.args)
+        with removed_on_failure(self.folder):
+            sinks = self._other_sinks()
+        for line in empty_phases(self.args):
+            notice(line)
         self._open(sinks)
 
     def _go_on(self, protocol: dict[str, object], made_with: dict[str, object], state: State) -> None:
@@ -127,6 +131,7 @@ class Run:
         self.config.pop("error", None)
         resumed = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "changed": [*changed.values()]}
         self.config |= {"status": "running", "resumed": [*self.config.get("resumed", []), resumed]}
+        self.config["flags"] = dataclasses.asdict(self.args)  # --total-timesteps may have grown
         lengths = self.checkpoints.saved.tree["event_files"]
         self.began = time.time() - self.checkpoints.restore(state)
         cut_event_files(self.folder, lengths)
@@ -138,6 +143,7 @@ class Run:
         write_json(self.folder / "config.json", self.config)
         with replacing(self.folder / script.name) as file:
             file.write(script.read_bytes())
+        notice(f"run folder: {self.folder}")
         self.tracker = Tracker(self.folder, [TensorBoard(self.folder), *sinks])
         if self.checkpoints is not None:
             self.checkpoints.begin(self.folder)
@@ -156,13 +162,17 @@ class Run:
     def finish(self, results: Mapping[str, object], scores: Mapping[str, Evaluation]) -> None:
         """Mark the run complete, with its results and scores, remove its checkpoints and show the scores."""
         results = {**results, "wall_time": round(time.time() - self.began, 1)}
-        self.tracker.close({**results, **{f"score/{name}": score.mean for name, score in scores.items()}})
         self.config |= {"status": "complete"} | results
-        self.config["evaluations"] = {name: dataclasses.asdict(score) for name, score in scores.items()}
-        write_json(self.folder / "config.json", self.config)
+        self.record(scores)
+        self.tracker.close({**results, **{f"score/{name}": score.mean for name, score in scores.items()}})
         if self.checkpoints is not None:
             self.checkpoints.finish()
         self.tracker.show(scores)
+
+    def record(self, scores: Mapping[str, Evaluation]) -> None:
+        """Write the scores so far into config.json."""
+        self.config["evaluations"] = {name: dataclasses.asdict(score) for name, score in scores.items()}
+        write_json(self.folder / "config.json", self.config)
 
     def _record_failure(self, error: BaseException) -> None:
         """Say in config.json how a run ended that did not come to `finish`; raises the error again."""
@@ -237,7 +247,7 @@ class Run:
             self.save(state)
         self.in_evaluation = True
         try:
-            with self.tracker.paused():
+            with self.tracker.paused("evaluating"):
                 yield
         except Interrupted:
             self.in_evaluation = False

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cleanrl_utils.console import error_console, notice
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.record import event_files
 from cleanrl_utils.run.sinks import Sink
+
+SAY_AFTER = 60.0
+"""Seconds between lines where the error stream is no terminal."""
 
 
 class Tracker:
@@ -28,8 +32,10 @@ class Tracker:
             TextColumn("{task.fields[rate]}/s"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[latest]}"),
-            console=Console(stderr=True),
+            console=error_console(),
         )
+        self.bar.disable = not self.bar.console.is_terminal  # then lines are printed
+        self.said = 0.0
         self.task = None
         self.name, self.clock, self.first, self.done, self.latest = "", time.perf_counter(), 0, 0, ""
         self.bar.start()
@@ -40,6 +46,7 @@ class Tracker:
             self.bar.stop_task(self.task)
         self.name, self.clock, self.first, self.done, self.latest = name, time.perf_counter(), first, first, ""
         self.task = self.bar.add_task(name, total=total, completed=first, unit=unit, rate=0, latest="")
+        self.say()
 
     def advance(self, done: int) -> None:
         """Say how many steps of the loop are done."""
@@ -48,15 +55,34 @@ class Tracker:
             rate = self.rate()
             text = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
             self.bar.update(self.task, completed=done, rate=text, latest=self.latest)
+            if time.perf_counter() - self.said > SAY_AFTER:
+                self.say()
+
+    def say(self, doing: str = "") -> None:
+        """Where there is no terminal, print a line: how far the loop is, how fast, and what it is doing."""
+        if not self.bar.disable or self.task is None:
+            return
+        task, self.said = self.bar.tasks[self.task], time.perf_counter()
+        rate = self.rate()
+        parts = [f"{task.description}: {self.done:,.0f}/{task.total:,.0f} {task.fields['unit']}"]
+        if rate > 0:
+            left = datetime.timedelta(seconds=round((task.total - self.done) / rate))
+            parts += [f"{task.fields['rate']}/s", f"{left} left"]
+        notice(", ".join([*parts, *filter(None, [self.latest, doing])]))
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the clock of `rate` meanwhile."""
+    def paused(self, doing: str = "") -> Iterator[None]:
+        """Stop the clock of `rate` meanwhile, and say what is done, if that is given."""
         started = time.perf_counter()
+        if doing and self.task is not None:
+            self.bar.update(self.task, latest=doing)
+            self.say(doing)
         try:
             yield
         finally:
             self.clock += time.perf_counter() - started
+            if doing and self.task is not None:
+                self.bar.update(self.task, latest=self.latest)
 
     def rate(self) -> float:
         """Steps per second of this loop so far, without the time in which the clock was stopped."""

@@ -99,11 +99,11 @@ def at_tick(script: Any, place: str, number: int, action: Callable[[], None]) ->
         tick(self.checkpoints.latest[0] if self.checkpoints.latest else "training")
         return due(self, step)
 
-    def watched_begin(self: run_.Run, *about: Any) -> None:
+    def watched_begin(self: run_.Run, *about: Any, **more: Any) -> None:
         nonlocal running
         running = True  # the teacher's evaluation is over, and there is a folder
         tick("between")
-        begin(self, *about)
+        begin(self, *about, **more)
 
     def watched_pieces(array: Any) -> Any:
         for piece in pieces(array):

@@ -143,6 +143,36 @@ class InPlace(Delayed):
         return obs, reward, int(ended), cut, info  # and says 1 for True
 
 
+class Infinite(Probe):
+    """The third reward is not finite."""
+
+    length = 5
+
+    def reward(self, action: int) -> float:  # noqa: ARG002
+        return float("inf") if self.t == 2 else 1.0
+
+
+class NotANumber(Probe):
+    """What is seen after three steps is no number."""
+
+    length = 5
+
+    def observe(self):
+        return np.full(1, np.nan if self.t == 3 else 0, np.float32)
+
+
+class Undrawn(Probe):
+    """Says that it can be drawn, and cannot."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def render(self):
+        raise RuntimeError("no pencil")
+
+
 class BadReset(Probe):
     """Can be made and not begun."""
 
