@@ -246,16 +246,22 @@ def test_free_memory_is_at_most_what_the_system_has():
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", [{"CXX": shutil.which("false")}, {"TORCHINDUCTOR_CACHE_DIR": "/proc/nowhere"}])
-def test_a_compiler_that_does_not_work_is_a_line(broken):
+@pytest.mark.parametrize(
+    ("broken", "line", "compiled"),
+    [
+        ({"CXX": shutil.which("false")}, "running uncompiled, slower", False),
+        ({"TORCHINDUCTOR_CACHE_DIR": "/proc/nowhere"}, "compiled code is not kept", True),
+    ],
+)
+def test_a_compiler_that_does_not_work_and_a_folder_that_cannot_be_written_are_a_line(broken, line, compiled):
     flags = [*(flag for flag in TINY_RUN if flag != "--no-compile"), "--save-model"]
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     environment |= {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(Path("cache").absolute())} | broken
     command = [sys.executable, str(ROOT / "cleanrl/dqn_atari.py"), *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("running uncompiled, slower") == 1
-    assert config(the_run())["protocol"]["compiled"] is False
+    assert done.stderr.count(line) == 1
+    assert config(the_run())["protocol"]["compiled"] is compiled
 
 
 def test_free_memory_of_a_device_that_does_not_tell_is_unknown():

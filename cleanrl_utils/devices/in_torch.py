@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,25 @@ from cleanrl_utils.errors import first_line
 
 def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
     """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
+    _need_a_folder_for_compiled_code()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name, buffer_name = device_names(args, available, "torch")
     return torch.device(name), torch.device(buffer_name)
+
+
+def _need_a_folder_for_compiled_code() -> None:
+    """Where torch cannot write the code that it compiles, give it a temporary folder: its optimizers fail without one."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if folder is None:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        notice(f"TORCHINDUCTOR_CACHE_DIR {folder} cannot be written ({error.strerror}): compiled code is not kept")
+        temporary = tempfile.TemporaryDirectory(prefix="torchinductor_")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary.name
+        atexit.register(temporary.cleanup)
 
 
 def described(device: torch.device) -> str:
