@@ -26,6 +26,7 @@ from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, requir
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
+from cleanrl_utils.evals.teacher import warn_if_faint
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
@@ -110,10 +111,10 @@ class Args(TrainingArgs):
     """offline updates between target syncs (paper: 2,000)"""
     offline_eval_frequency: NotNegative = 100_000
     """offline updates between evaluations; 0: at the end of the phase only"""
-    temperature: PositiveFloat = 1.0
-    """temperature of teacher and student in the distillation loss (paper: 0.1)"""
-    distill_coefficient: NotNegativeFloat = 1.0
-    """weight of the distillation loss, lambda0, before it fades (paper: 3)"""
+    temperature: PositiveFloat = 0.1
+    """temperature of teacher and student in the distillation loss (CleanRL: 1)"""
+    distill_coefficient: NotNegativeFloat = 3.0
+    """weight of the distillation loss, lambda0, before it fades (CleanRL: 1)"""
     distill_decay_steps: NotNegative = 1_500_000
     """online steps after which the distillation is off for good, t0 (paper: 1.5M)"""
     student: Literal["impala256", "impala512", "nature"] = "impala256"
@@ -613,6 +614,12 @@ class Learner:
         """Move the target network towards the online network by the share `tau`, `times` times."""
         sync(self.q_network, self.target_network, 1 - (1 - tau) ** times)
 
+    @torch.no_grad()
+    def teacher_values(self, rb: ReplayBuffer, args: Args) -> np.ndarray:
+        """The teacher's Q-values (8 * batch_size, A) of some of the observations in `rb`."""
+        (index,) = in_torch.to_device(rb.draw(8, args.batch_size, np.random.default_rng(0)).reshape(1, -1), rb.frames.device)
+        return self.teacher_network(rb.sample(index).obs.to(self.device)).cpu().numpy()
+
     def set_rates(self, coefficient: float, learning_rate: float) -> None:
         """Set the distillation coefficient and Adam's learning rate, in place."""
         self.coefficient.fill_(coefficient)
@@ -686,6 +693,8 @@ def train_offline(state: State, args: Args, run: Run) -> None:
     learner, rb = state.learner, state.rb
     update = learner.updater(rb, args)
     lr_start, lr_end, _ = learning_rates(args)
+    if state.step == 0:
+        warn_if_faint(learner.teacher_values(rb, args), args.temperature, args.distill_coefficient)
     run.begin("offline training", args.offline_steps, state, "updates")
     while state.step < args.offline_steps:
         if state.step and crossed(state.step - 1, 1, args.offline_eval_frequency):
@@ -815,8 +824,9 @@ def main(args: Args) -> Path:
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     for name in ("teacher_steps", "buffer_size"):
         setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
-    require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, in_torch.free_memory(buffer_device))
-    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, in_torch.free_memory(buffer_device))
+    free = in_torch.free_memory(buffer_device)
+    require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, free)
+    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free)
 
     learner = Learner(args, teacher_network, device)
     state = State(learner, scores)

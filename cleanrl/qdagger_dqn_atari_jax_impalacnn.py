@@ -28,6 +28,7 @@ from cleanrl_utils.devices.common import keep_freed_memory, num_cores, read_metr
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
+from cleanrl_utils.evals.teacher import warn_if_faint
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
@@ -108,10 +109,10 @@ class Args(TrainingArgs):
     """offline updates between target syncs (paper: 2,000)"""
     offline_eval_frequency: NotNegative = 100_000
     """offline updates between evaluations; 0: at the end of the phase only"""
-    temperature: PositiveFloat = 1.0
-    """temperature of teacher and student in the distillation loss (paper: 0.1)"""
-    distill_coefficient: NotNegativeFloat = 1.0
-    """weight of the distillation loss, lambda0, before it fades (paper: 3)"""
+    temperature: PositiveFloat = 0.1
+    """temperature of teacher and student in the distillation loss (CleanRL: 1)"""
+    distill_coefficient: NotNegativeFloat = 3.0
+    """weight of the distillation loss, lambda0, before it fades (CleanRL: 1)"""
     distill_decay_steps: NotNegative = 1_500_000
     """online steps after which the distillation is off for good, t0 (paper: 1.5M)"""
     student: Literal["impala256", "impala512", "nature"] = "impala256"
@@ -625,7 +626,7 @@ class Learner:
 
     def __init__(self, args: Args, teacher_network: nn.Module, teacher_params: Any, device: jax.Device) -> None:
         self.device, self.bf16 = device, in_jax.use_bf16(args, device)
-        self.teacher_params = jax.device_put(teacher_params, device)
+        self.teacher_network, self.teacher_params = teacher_network, jax.device_put(teacher_params, device)
         self.q_network = STUDENTS[args.student](count_actions(args))
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, 4, 84, 84), np.uint8))
         optimizer = optax.scale_by_adam(eps=args.adam_eps)  # the learning rate is the update's
@@ -659,6 +660,12 @@ class Learner:
         rates = learning_rate, coefficient, self.teacher_params
         self.q_state, metrics = self.learn(self.q_state, rb, indices, *rates)  # the old state's memory is taken over
         return metrics
+
+    def teacher_values(self, rb: ReplayBuffer, args: Args) -> np.ndarray:
+        """The teacher's Q-values (8 * batch_size, A) of some of the observations in `rb`."""
+        index = jnp.asarray(rb.draw(8, args.batch_size, np.random.default_rng(0)).ravel())
+        obs = jax.device_put(rb.sample(index).obs, self.device)
+        return np.asarray(self.teacher_network.apply(self.teacher_params, obs))
 
     def sync(self, tau: float, times: int = 1) -> None:
         """Move the target network towards the online network by the share `tau`, `times` times."""
@@ -731,6 +738,8 @@ def train_offline(state: State, args: Args, run: Run) -> None:
     learner, rb = state.learner, state.rb
     learner.warm_up(rb, args, 1)
     lr_start, lr_end, _ = learning_rates(args)
+    if state.step == 0:
+        warn_if_faint(learner.teacher_values(rb, args), args.temperature, args.distill_coefficient)
     run.begin("offline training", args.offline_steps, state, "updates")
     while state.step < args.offline_steps:
         if state.step and crossed(state.step - 1, 1, args.offline_eval_frequency):
@@ -861,8 +870,9 @@ def main(args: Args) -> Path:
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     for name in ("teacher_steps", "buffer_size"):
         setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
-    require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, in_jax.free_memory(buffer_device))
-    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, in_jax.free_memory(buffer_device))
+    free = in_jax.free_memory(buffer_device)
+    require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, free)
+    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free)
 
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)

@@ -54,6 +54,8 @@ def test_the_files_in_benchmark_configs_are_accepted():
     scripts = {
         "quickstart": (qdagger, qdagger_jax),
         "qdagger_paper": (qdagger, qdagger_jax),
+        "cleanrl_torch": (qdagger, qdagger_jax),
+        "cleanrl_jax": (qdagger, qdagger_jax),
         "dqn_cartpole": (dqn_vector, dqn_jax),
         "dqn_flappybird": (dqn_vector, dqn_jax),
         "space_invaders": (dqn, dqn_atari_jax),

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cleanrl import dqn_atari, dqn_atari_jax
+from cleanrl_utils.evals import teacher
 
 # State 0: online Q (1, 2), target Q (3, 5). State 1: online Q (4, 1), target Q (0, 6).
 ONLINE, TARGET = [[1.0, 2.0], [4.0, 1.0]], [[3.0, 5.0], [0.0, 6.0]]
@@ -262,3 +263,36 @@ def test_one_scan_learns_as_calls_one_by_one_and_both_take_the_memory_of_the_sta
     np.testing.assert_allclose(one_by_one.params, [[0.7, 1.7], [4.0, 1.0]], atol=1e-5)
     np.testing.assert_allclose(at_once.params, one_by_one.params, atol=1e-6)
     np.testing.assert_allclose(metrics_at_once, metrics, atol=1e-6)
+
+
+# --- Whether a teacher's values say anything ---
+
+
+@pytest.mark.parametrize(
+    ("q_values", "temperature", "expected"),
+    [
+        ([[2.0, 2.0, 2.0]], 1.0, 0.0),
+        ([[1.0, 0.0]], 1e-3, 1.0),
+        ([[1.0, 0.0]], 1.0, 0.16006),  # probabilities 0.7311, 0.2689: entropy 0.5822 of 0.6931
+        ([[2.0, 0.0], [5.0, 5.0]], 2.0, 0.08003),  # the mean of that and of 0
+        ([[1e4, 0.0]], 0.1, 1.0),
+    ],
+)
+def test_sharpness_is_the_divergence_from_uniform_by_its_maximum(q_values, temperature, expected):
+    assert teacher.sharpness(np.array(q_values), temperature) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_fitting_temperature_is_the_mean_gap_between_the_best_and_the_mean_value():
+    assert teacher.fitting_temperature(np.array([[3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])) == pytest.approx(1.0)
+
+
+def test_a_faint_distillation_is_told_with_a_temperature_that_fits(capsys):
+    q_values = np.array([[0.04, 0.0, 0.0, 0.0], [0.0, 0.02, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])  # gaps 0.03, 0.015 and 0
+    teacher.warn_if_faint(q_values, 1.0, 1.0)
+    said = capsys.readouterr().err
+    assert said.startswith("--temperature 1: the teacher's policy is 100.0% uniform")
+    assert "--temperature 0.015 would fit" in said
+    for temperature, weight in ((0.005, 1.0), (1.0, 0.0), (1.0, 1000.0)):
+        teacher.warn_if_faint(q_values, temperature, weight)
+    teacher.warn_if_faint(q_values[:0], 1.0, 1.0)
+    assert capsys.readouterr().err == ""

@@ -267,6 +267,17 @@ def test_a_comparison_has_a_verdict_and_its_interval(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: exp_name=same is not told apart from exp_name=old"
 
 
+def test_too_few_runs_to_tell_are_said_to_be_too_few_with_the_difference_of_means(capsys):
+    for name, level in (("old", 0.0), ("new", 10.0)):
+        for seed in (1, 2, 3):
+            make([level + seed], exp_name=name, seed=seed)
+    compare("exp_name=new", "exp_name=old")
+    said = " ".join(capsys.readouterr().out.split("verdict: ")[1].split())
+    assert said.startswith("too few runs to tell exp_name=new from exp_name=old: p is 0.10 at the least, 4 of each can tell")
+    assert "the difference of means is 10.00 on CartPole-v1" in said
+    assert "told apart" not in said
+
+
 def test_folders_of_runs_and_commits_can_be_compared(capsys):
     for side, level in (("before", 0.0), ("after", 10.0)):
         for seed in (1, 2, 3, 4):

@@ -132,7 +132,7 @@ def test_what_the_loops_of_twins_do_differently_is_the_frameworks(ours, theirs):
     for name in names & found.keys():
         for lines in changes(found[name], twins[name]):
             assert [line for line in lines if not OF_A_FRAMEWORK.search(line)] == [], name
-            assert len(lines) <= 11, name
+            assert len(lines) <= 12, name
 
 
 def test_a_state_has_the_same_fields_in_every_script(script, vector_dqn):
@@ -262,9 +262,9 @@ def test_qdagger_has_cleanrls_flags_and_defaults(qdagger):
         "teacher_eval_episodes": 10,
         "teacher_steps": 500_000,
         "offline_steps": 500_000,
-        "temperature": 1.0,
     }
     assert {name: getattr(args, name) for name in expected} == expected
+    assert (args.temperature, args.distill_coefficient) == (0.1, 3.0), "the paper's: CleanRL's distil next to nothing"
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)

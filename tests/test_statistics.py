@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cleanrl_utils.report import runs, statistics
+from cleanrl_utils.report.power import enough_runs, least_p
 
 A = [np.array([1.0, 2.0, 3.0, 10.0]), np.array([4.0, 5.0])]
 B = [np.array([0.0, 2.0]), np.array([5.0, 6.0])]
@@ -92,6 +93,21 @@ def test_equal_settings_are_told_apart_in_one_of_twenty_cases_at_most(monkeypatc
     assert verdicts.count("not told apart") >= 184  # 95% less two standard errors
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([(3, 3)], 2 / 20), ([(4, 4)], 2 / 70), ([(3, 3)] * 2, 2 / 400), ([(2, 5)], 2 / 21), ([(1, 1)], 1)],
+)
+def test_the_lowest_p_is_that_of_one_order_of_the_runs_and_its_mirror_image(sizes, expected):
+    """Of all the ways to deal out the labels, within each task."""
+    assert least_p(sizes) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("num_tasks", "expected"), [(1, 4), (2, 3), (5, 2)])
+def test_the_fewest_runs_that_can_be_told_apart(num_tasks, expected):
+    assert enough_runs(num_tasks) == expected
+    assert least_p([(expected, expected)] * num_tasks) < 0.05
+
+
 def test_verdicts():
     low, high = [np.arange(5.0)], [np.arange(5.0) + 10]
     assert statistics.compare(high, low).verdict == "better"
@@ -99,7 +115,8 @@ def test_verdicts():
     assert statistics.compare(low, [np.arange(5.0) + 0.5]).verdict == "not told apart"
     few = statistics.compare([np.array([9.0, 8.0, 7.0])], [np.array([1.0, 2.0, 3.0])])
     assert few.bounds.tolist() == [1, 1], "the bootstrap is sure"
-    assert few.verdict == "not told apart", "three are too few"
+    assert few.verdict == "too few runs"
+    assert few.p >= few.least_p - 0.01
 
 
 def test_points_and_intervals_are_those_of_rliable():

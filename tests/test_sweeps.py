@@ -58,6 +58,10 @@ def test_every_environment_and_seed_is_run_once_and_what_is_complete_is_left_alo
     assert "4 complete" in said.splitlines()[-1]
 
     status, said = sweep("--num-seeds 3 --start-seed 5", "Acrobot-v1")
+    assert (
+        "3 seeds of one environment can never be told apart from as many of another setting by `report compare`; 4 can"
+        in said
+    )
     assert status == 0
     assert said.count("complete before") == 3  # a line for each, and the sum
     assert len(folders()) == 5

@@ -14,7 +14,7 @@ import sys
 
 from cleanrl_utils.benchmark.board import Board, Row, report
 from cleanrl_utils.benchmark.local import by_workers
-from cleanrl_utils.benchmark.plan import Args, plan
+from cleanrl_utils.benchmark.plan import Args, plan, too_few
 from cleanrl_utils.benchmark.slurm import by_slurm
 from cleanrl_utils.console import notice, output
 from cleanrl_utils.flags import run
@@ -30,6 +30,8 @@ def main(args: Args) -> None:
             notice(f"{row.name}: {row.state}")
         elif args.dry_run:
             output(shlex.join(words))
+    if enough := too_few(args):
+        notice(enough)
     if args.dry_run:
         return
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

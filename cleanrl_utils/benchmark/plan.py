@@ -18,6 +18,7 @@ from cleanrl_utils.benchmark.work import Work
 from cleanrl_utils.errors import BadInput, first_line
 from cleanrl_utils.flags import Json, check_ranges, parse
 from cleanrl_utils.ranges import NotNegative, Positive
+from cleanrl_utils.report.power import enough_runs
 
 PLACEHOLDERS = ("env_id", "seed")
 PYTHON = ("python", "python3")
@@ -126,3 +127,12 @@ def load(path: Path) -> ModuleType:
 def as_json(args: Any) -> dict[str, Any]:
     """A script's flags as json holds them."""
     return json.loads(json.dumps(dataclasses.asdict(args)))
+
+
+def too_few(args: Args) -> str:
+    """A line where no comparison of these runs with as many others can have a verdict; empty where one can."""
+    num_tasks = len(args.env_ids)
+    if args.num_seeds >= (enough := enough_runs(num_tasks)) or args.num_seeds == 1:
+        return ""
+    of = f"{args.num_seeds} seeds of {'one environment' if num_tasks == 1 else f'{num_tasks} environments'}"
+    return f"{of} can never be told apart from as many of another setting by `report compare`; {enough} can"

@@ -13,6 +13,7 @@ from cleanrl_utils.console import output
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.report.groups import Curve, Source, compared, differing, grouped, load, statistics
 from cleanrl_utils.report.page import between, plus_minus
+from cleanrl_utils.report.power import enough_runs
 
 
 @dataclass
@@ -66,4 +67,9 @@ def compare(args: CompareArgs) -> None:
         output(f"| {env} | {sizes} | {a[env].mean() - b[env].mean():.2f} | {bounds} |")
     interval = f"95% interval {between(result.bounds)}; p {result.p:.3f}"
     output(f"\nprobability that a run of A is ahead of one of B: {result.improvement:.2f} ({interval})")
-    output(f"verdict: {args.a} is {result.verdict} {'from' if result.verdict.startswith('not') else 'than'} {args.b}")
+    if result.verdict == "too few runs":
+        differences = ", ".join(f"{a[env].mean() - b[env].mean():.2f} on {env}" for env in common)
+        why = f"p is {result.least_p:.2f} at the least, {enough_runs(len(common))} of each can tell"
+        output(f"verdict: too few runs to tell {args.a} from {args.b}: {why}; the difference of means is {differences}")
+    else:
+        output(f"verdict: {args.a} is {result.verdict} {'from' if result.verdict.startswith('not') else 'than'} {args.b}")

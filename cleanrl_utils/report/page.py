@@ -19,6 +19,7 @@ from cleanrl_utils.errors import BadInput
 from cleanrl_utils.flags import Json, command_line
 from cleanrl_utils.record import short
 from cleanrl_utils.report.groups import Groups, Source, compared, finals, references, statistics, width
+from cleanrl_utils.report.power import enough_runs
 from cleanrl_utils.report.runs import Run
 
 
@@ -84,14 +85,25 @@ def aggregate_table(by_name: dict[str, list[np.ndarray]]) -> list[str]:
     return lines
 
 
+def difference(groups: Groups, envs: list[str], a: str, b: str) -> str:
+    """The difference of means of two groups with its interval, where they have one environment in common."""
+    if len(envs) > 1:
+        return "see the scores"
+    x, y = finals(groups, a)[envs[0]], finals(groups, b)[envs[0]]
+    return f"{x.mean() - y.mean():.2f} ({between(statistics().difference_interval(x, y))})"
+
+
 def improvement_table(groups: Groups) -> list[str]:
     """The probability of improvement of each pair of groups, over the environments that both have."""
-    lines = ["| A | B | environments | probability that A is ahead | 95% interval | p | verdict |", "|---" * 7 + "|"]
+    columns = "A | B | environments | difference of means | probability that A is ahead | 95% interval | p | verdict"
+    lines = [f"| {columns} |", "|---" * 8 + "|"]
     for a, b in itertools.combinations(sorted(set().union(*groups.values())), 2):
         both, result = compared(finals(groups, a), finals(groups, b))
         if result is not None:
             cells = f"{result.improvement:.2f} | {between(result.bounds)} | {result.p:.3f} | {result.verdict}"
-            lines.append(f"| {a} | {b} | {len(both)} | {cells} |")
+            if result.verdict == "too few runs":
+                cells += f" to tell, {enough_runs(len(both))} of each can"
+            lines.append(f"| {a} | {b} | {len(both)} | {difference(groups, both, a, b)} | {cells} |")
     return lines if len(lines) > 2 else []
 
 
@@ -185,8 +197,9 @@ def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarra
             table = aggregate_table(by_name)
             parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
     if pairs := improvement_table(groups):
-        note = "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05: three runs "
-        note += "beside three of one environment come to 0.1 at best. Nothing is corrected for the number of pairs."
+        note = "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05. Three runs "
+        note += "beside three of one environment come to 0.1 at best. Differences of means have their 95% interval. "
+        note += "Nothing is corrected for the number of pairs."
         parts.append(("Comparisons", [*pairs, "", note]))
     parts.append(("Runs", runs_table(groups)))
     return text + "".join(f"\n## {title}\n\n{chr(10).join(lines)}\n" for title, lines in parts)

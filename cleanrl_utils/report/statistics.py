@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from cleanrl_utils.report.power import CONFIDENCE, least_p
+
 Scores = Sequence[np.ndarray]
 RESAMPLES = 10_000
-CONFIDENCE = 0.95
 BATCH = 500
 """Resamples at a time: what bounds the memory."""
 
@@ -108,11 +109,15 @@ class Comparison:
     bounds: np.ndarray
     """its 95% interval"""
     p: float
+    least_p: float
+    """the lowest that so many runs can have"""
 
     @property
     def verdict(self) -> str:
         """Whether A is better than B, worse, or not told apart: by the interval and the p-value both."""
         low, high = self.bounds
+        if self.least_p >= 1 - CONFIDENCE:
+            return "too few runs"
         if low <= 0.5 <= high or self.p >= 1 - CONFIDENCE:
             return "not told apart"
         return "better" if low > 0.5 else "worse"
@@ -120,7 +125,8 @@ class Comparison:
 
 def compare(a: Scores, b: Scores) -> Comparison:
     """Compare two settings. Raises `ValueError` where a task has one run."""
-    return Comparison(improvement(a, b), improvement_interval(a, b), permutation_p(a, b))
+    least = least_p([(len(x), len(y)) for x, y in zip(a, b, strict=True)])
+    return Comparison(improvement(a, b), improvement_interval(a, b), permutation_p(a, b), least)
 
 
 def held(x: np.ndarray, values: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ class TrainingArgs(RunArgs):
 def empty_phases(args: RunArgs) -> list[str]:
     """A line for each pair of flags that leaves a loop nothing to do: no update, or no target sync."""
     lines = []
-    if total := getattr(args, "total_timesteps", 0):
+    if total := getattr(args, "total_timesteps", 0) if hasattr(args, "learning_starts") else 0:
         num_envs, period = args.num_envs, args.train_frequency
         first, end = (-(-steps // num_envs) * num_envs for steps in (args.learning_starts, total))  # whole vector steps
         if end // period <= first // period or end // num_envs <= args.n_step:
