@@ -139,11 +139,9 @@ class Batch(NamedTuple):
 
     obs: Tensor
     actions: Tensor
-    rewards: Tensor
-    """sum of the discounted rewards of the steps really taken, up to n"""
+    rewards: Tensor  # sum of the discounted rewards of the steps really taken, up to n
     next_obs: Tensor
-    discounts: Tensor
-    """gamma to the power of those steps, 0 after a termination"""
+    discounts: Tensor  # gamma to the power of those steps, 0 after a termination
 
 
 class ReplayBuffer:
@@ -351,10 +349,8 @@ class State:
     envs: Episodes
     act_rng: np.random.Generator
     sample_rng: np.random.Generator
-    step: int = 0
-    """environment steps done, over all environments"""
-    metrics: Tensor | None = None
-    """of the latest update"""
+    step: int = 0  # environment steps done, over all environments
+    metrics: Tensor | None = None  # of the latest update
     best: Evaluation | None = None
 
 

@@ -144,16 +144,11 @@ def check(args: Args) -> None:
 class Step(NamedTuple):
     """What a step brought, (N,) each."""
 
-    rewards: np.ndarray
-    """raw, as the game counts"""
-    terminations: np.ndarray
-    """the return ended: the game did, or a life was lost"""
-    truncations: np.ndarray
-    """the game was cut by its limit of frames"""
-    resets: np.ndarray
-    """the step ignored its action and began a new game: no transition starts there"""
-    finished: list[tuple[float, int]]
-    """undiscounted raw return and length in steps of each whole game that a reset ended"""
+    rewards: np.ndarray  # raw, as the game counts
+    terminations: np.ndarray  # the return ended: the game did, or a life was lost
+    truncations: np.ndarray  # the game was cut by its limit of frames
+    resets: np.ndarray  # the step ignored its action and began a new game: no transition starts there
+    finished: list[tuple[float, int]]  # undiscounted raw return and length in steps of each whole game that a reset ended
 
 
 class Games:
@@ -238,11 +233,9 @@ class Batch(NamedTuple):
 
     obs: Tensor
     actions: Tensor
-    rewards: Tensor
-    """sum of the discounted rewards of the steps really taken, up to n"""
+    rewards: Tensor  # sum of the discounted rewards of the steps really taken, up to n
     next_obs: Tensor
-    discounts: Tensor
-    """gamma to the power of those steps, 0 after a termination"""
+    discounts: Tensor  # gamma to the power of those steps, 0 after a termination
 
 
 class ReplayBuffer:
@@ -503,10 +496,8 @@ class State:
     games: Games
     act_rng: np.random.Generator
     sample_rng: np.random.Generator
-    step: int = 0
-    """environment steps done, over all environments"""
-    metrics: Tensor | None = None
-    """of the latest update"""
+    step: int = 0  # environment steps done, over all environments
+    metrics: Tensor | None = None  # of the latest update
     best: Evaluation | None = None
 
 

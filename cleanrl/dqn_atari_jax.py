@@ -142,16 +142,11 @@ def check(args: Args) -> None:
 class Step(NamedTuple):
     """What a step brought, (N,) each."""
 
-    rewards: np.ndarray
-    """raw, as the game counts"""
-    terminations: np.ndarray
-    """the return ended: the game did, or a life was lost"""
-    truncations: np.ndarray
-    """the game was cut by its limit of frames"""
-    resets: np.ndarray
-    """the step ignored its action and began a new game: no transition starts there"""
-    finished: list[tuple[float, int]]
-    """undiscounted raw return and length in steps of each whole game that a reset ended"""
+    rewards: np.ndarray  # raw, as the game counts
+    terminations: np.ndarray  # the return ended: the game did, or a life was lost
+    truncations: np.ndarray  # the game was cut by its limit of frames
+    resets: np.ndarray  # the step ignored its action and began a new game: no transition starts there
+    finished: list[tuple[float, int]]  # undiscounted raw return and length in steps of each whole game that a reset ended
 
 
 class Games:
@@ -228,11 +223,9 @@ class Batch(NamedTuple):
 
     obs: Array
     actions: Array
-    rewards: Array
-    """sum of the discounted rewards of the steps really taken, up to n"""
+    rewards: Array  # sum of the discounted rewards of the steps really taken, up to n
     next_obs: Array
-    discounts: Array
-    """gamma to the power of those steps, 0 after a termination"""
+    discounts: Array  # gamma to the power of those steps, 0 after a termination
 
 
 class Rings(NamedTuple):
@@ -430,8 +423,7 @@ class QState(NamedTuple):
     params: Any
     target_params: Any
     opt_state: optax.OptState
-    finite: Array
-    """1 while every loss was finite"""
+    finite: Array  # 1 while every loss was finite
 
 
 def greedy_actions(q_network: nn.Module, obs: Array) -> Array:
@@ -547,10 +539,8 @@ class State:
     games: Games
     act_rng: np.random.Generator
     sample_rng: np.random.Generator
-    step: int = 0
-    """environment steps done, over all environments"""
-    metrics: Array | None = None
-    """of the latest update"""
+    step: int = 0  # environment steps done, over all environments
+    metrics: Array | None = None  # of the latest update
     best: Evaluation | None = None
 
 

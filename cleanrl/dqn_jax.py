@@ -138,11 +138,9 @@ class Batch(NamedTuple):
 
     obs: Array
     actions: Array
-    rewards: Array
-    """sum of the discounted rewards of the steps really taken, up to n"""
+    rewards: Array  # sum of the discounted rewards of the steps really taken, up to n
     next_obs: Array
-    discounts: Array
-    """gamma to the power of those steps, 0 after a termination"""
+    discounts: Array  # gamma to the power of those steps, 0 after a termination
 
 
 class ReplayBuffer:
@@ -280,8 +278,7 @@ class QState(NamedTuple):
     params: Any
     target_params: Any
     opt_state: optax.OptState
-    finite: Array
-    """1 while every loss was finite"""
+    finite: Array  # 1 while every loss was finite
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -369,10 +366,8 @@ class State:
     envs: Episodes
     act_rng: np.random.Generator
     sample_rng: np.random.Generator
-    step: int = 0
-    """environment steps done, over all environments"""
-    metrics: Array | None = None
-    """of the latest update"""
+    step: int = 0  # environment steps done, over all environments
+    metrics: Array | None = None  # of the latest update
     best: Evaluation | None = None
 
 

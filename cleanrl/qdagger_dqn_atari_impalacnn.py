@@ -175,16 +175,11 @@ def check(args: Args) -> None:
 class Step(NamedTuple):
     """What a step brought, (N,) each."""
 
-    rewards: np.ndarray
-    """raw, as the game counts"""
-    terminations: np.ndarray
-    """the return ended: the game did, or a life was lost"""
-    truncations: np.ndarray
-    """the game was cut by its limit of frames"""
-    resets: np.ndarray
-    """the step ignored its action and began a new game: no transition starts there"""
-    finished: list[tuple[float, int]]
-    """undiscounted raw return and length in steps of each whole game that a reset ended"""
+    rewards: np.ndarray  # raw, as the game counts
+    terminations: np.ndarray  # the return ended: the game did, or a life was lost
+    truncations: np.ndarray  # the game was cut by its limit of frames
+    resets: np.ndarray  # the step ignored its action and began a new game: no transition starts there
+    finished: list[tuple[float, int]]  # undiscounted raw return and length in steps of each whole game that a reset ended
 
 
 class Games:
@@ -337,11 +332,9 @@ class Batch(NamedTuple):
 
     obs: Tensor
     actions: Tensor
-    rewards: Tensor
-    """sum of the discounted rewards of the steps really taken, up to n"""
+    rewards: Tensor  # sum of the discounted rewards of the steps really taken, up to n
     next_obs: Tensor
-    discounts: Tensor
-    """gamma to the power of those steps, 0 after a termination"""
+    discounts: Tensor  # gamma to the power of those steps, 0 after a termination
 
 
 class ReplayBuffer:
@@ -553,10 +546,8 @@ class Learner:
         self.device, num_actions = device, count_actions(args)
         # On a CPU torch.compile slows an IMPALA network down: docs/log.md.
         slower = device.type == "cpu" and args.student != "nature"
-        self.bf16, self.compiled = (
-            in_torch.use_bf16(args, device),
-            args.compile and not slower and in_torch.can_compile(device),
-        )
+        self.bf16 = in_torch.use_bf16(args, device)
+        self.compiled = args.compile and not slower and in_torch.can_compile(device)
         self.teacher_network = teacher_network
         self.q_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
         self.target_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
@@ -631,22 +622,17 @@ class State:
     """Where the run is: what a checkpoint holds, and all that it holds. `enter` begins a phase."""
 
     learner: Learner
-    scores: dict[str, Evaluation]
-    """of a random player and the teacher, then of the offline student"""
+    scores: dict[str, Evaluation]  # of a random player and the teacher, then of the offline student
     phase: str = ""
     """collection, offline or online"""
-    step: int = 0
-    """of the phase: environment steps done over all environments, offline: updates"""
+    step: int = 0  # of the phase: environment steps done over all environments, offline: updates
     rb: ReplayBuffer | None = None
     games: Games | None = None
     act_rng: np.random.Generator | None = None
     sample_rng: np.random.Generator | None = None
-    returns: deque[float] = field(default_factory=lambda: deque(maxlen=10))
-    """of the student's latest training games"""
-    metrics: Tensor | None = None
-    """of the latest update"""
-    best: Evaluation | None = None
-    """of the student's online evaluations"""
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=10))  # of the student's latest training games
+    metrics: Tensor | None = None  # of the latest update
+    best: Evaluation | None = None  # of the student's online evaluations
 
 
 def enter(state: State, phase: str, args: Args, buffer_device: torch.device) -> None:

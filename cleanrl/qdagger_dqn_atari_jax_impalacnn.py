@@ -173,16 +173,11 @@ def check(args: Args) -> None:
 class Step(NamedTuple):
     """What a step brought, (N,) each."""
 
-    rewards: np.ndarray
-    """raw, as the game counts"""
-    terminations: np.ndarray
-    """the return ended: the game did, or a life was lost"""
-    truncations: np.ndarray
-    """the game was cut by its limit of frames"""
-    resets: np.ndarray
-    """the step ignored its action and began a new game: no transition starts there"""
-    finished: list[tuple[float, int]]
-    """undiscounted raw return and length in steps of each whole game that a reset ended"""
+    rewards: np.ndarray  # raw, as the game counts
+    terminations: np.ndarray  # the return ended: the game did, or a life was lost
+    truncations: np.ndarray  # the game was cut by its limit of frames
+    resets: np.ndarray  # the step ignored its action and began a new game: no transition starts there
+    finished: list[tuple[float, int]]  # undiscounted raw return and length in steps of each whole game that a reset ended
 
 
 class Games:
@@ -337,11 +332,9 @@ class Batch(NamedTuple):
 
     obs: Array
     actions: Array
-    rewards: Array
-    """sum of the discounted rewards of the steps really taken, up to n"""
+    rewards: Array  # sum of the discounted rewards of the steps really taken, up to n
     next_obs: Array
-    discounts: Array
-    """gamma to the power of those steps, 0 after a termination"""
+    discounts: Array  # gamma to the power of those steps, 0 after a termination
 
 
 class Rings(NamedTuple):
@@ -557,8 +550,7 @@ class QState(NamedTuple):
     params: Any
     target_params: Any
     opt_state: optax.OptState
-    finite: Array
-    """1 while every loss was finite"""
+    finite: Array  # 1 while every loss was finite
 
 
 def greedy_actions(q_network: nn.Module, obs: Array) -> Array:
@@ -677,22 +669,17 @@ class State:
     """Where the run is: what a checkpoint holds, and all that it holds. `enter` begins a phase."""
 
     learner: Learner
-    scores: dict[str, Evaluation]
-    """of a random player and the teacher, then of the offline student"""
+    scores: dict[str, Evaluation]  # of a random player and the teacher, then of the offline student
     phase: str = ""
     """collection, offline or online"""
-    step: int = 0
-    """of the phase: environment steps done over all environments, offline: updates"""
+    step: int = 0  # of the phase: environment steps done over all environments, offline: updates
     rb: ReplayBuffer | None = None
     games: Games | None = None
     act_rng: np.random.Generator | None = None
     sample_rng: np.random.Generator | None = None
-    returns: deque[float] = field(default_factory=lambda: deque(maxlen=10))
-    """of the student's latest training games"""
-    metrics: Array | None = None
-    """of the latest update"""
-    best: Evaluation | None = None
-    """of the student's online evaluations"""
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=10))  # of the student's latest training games
+    metrics: Array | None = None  # of the latest update
+    best: Evaluation | None = None  # of the student's online evaluations
 
 
 def enter(state: State, phase: str, args: Args, buffer_device: jax.Device) -> None:
