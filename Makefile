@@ -2,6 +2,7 @@
 # make quickstart-jax   the same by the JAX twin
 # make test         the tests that a change wants run again and again: all but those marked slow
 # make test-all     every test, as CI runs them: also whole trainings and what else is long by nature
+# make mutants      breaks the wiring of the scripts in many places, one at a time, and sees tests fail (hours)
 # make system-deps  what the tests of clusters and of the site need: Slurm and Chromium, from Debian's packages (else they skip)
 # make twin-diff    how much the scripts of the two frameworks have in common
 # make check        lint, lock file, docs: what CI runs after the tests
@@ -10,7 +11,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
 
-.PHONY: quickstart quickstart-jax system-deps test test-all check twin-diff docs lock clean
+.PHONY: quickstart quickstart-jax system-deps test test-all mutants check twin-diff docs lock clean
 
 quickstart: .venv/run
 	@echo 'About 8 minutes on 2 cores with fast bfloat16, 40 without. Evaluation, teacher games, offline and online training.'
@@ -35,6 +36,9 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(PYTEST)
+
+mutants: .venv/dev
+	.venv/bin/python -m tests.support.mutants $(ARGS)
 
 check: .venv/dev .venv/lint
 	.venv/bin/ruff check .

@@ -574,7 +574,7 @@ def train(state: State, args: Args, run: Run) -> None:
         step = games.recv()
         rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
 
-        # Record. Only here is anything read from the device.
+        # Record. Losses are read from the device only where they are logged: each reading waits for it.
         state.step += args.num_envs
         run.episodes(step.finished, state.step)
         run.advance(state.step)

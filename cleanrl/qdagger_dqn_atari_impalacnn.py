@@ -364,7 +364,7 @@ class ReplayBuffer:
         self.valid = np.zeros((self.num_rows, num_envs), dtype=bool)  # False: a reset, no transition starts here
 
         self.window = torch.arange(-3, n_step + 1, device=device)
-        self.gammas = gamma ** torch.arange(n_step + 1, device=device, dtype=torch.float32)
+        self.gammas = (gamma ** torch.arange(n_step + 1, dtype=torch.float32)).to(device)  # the same on every device
         self.head = self.num_stored = self.num_valid = 0
         self.age = np.zeros(num_envs, dtype=np.uint8)
 
@@ -739,7 +739,7 @@ def train_online(state: State, args: Args, run: Run) -> None:
         rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
         state.returns.extend(episodic_return for episodic_return, _ in step.finished)
 
-        # Record. Only here is anything read from the device.
+        # Record. Losses are read from the device only where they are logged: each reading waits for it.
         state.step += args.num_envs
         run.episodes(step.finished, state.step)
         run.advance(state.step)

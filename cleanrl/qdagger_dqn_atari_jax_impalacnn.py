@@ -787,7 +787,7 @@ def train_online(state: State, args: Args, run: Run) -> None:
         rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
         state.returns.extend(episodic_return for episodic_return, _ in step.finished)
 
-        # Record. Only here is anything read from the device.
+        # Record. Losses are read from the device only where they are logged: each reading waits for it.
         state.step += args.num_envs
         run.episodes(step.finished, state.step)
         run.advance(state.step)

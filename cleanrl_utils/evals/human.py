@@ -1,7 +1,8 @@
 """Scores of a random player and of a human on Atari, to compare games by.
 
 The figures that the field uses, from Wang et al. 2016 (https://arxiv.org/abs/1511.06581) and Badia et al. 2020
-(https://arxiv.org/abs/2003.13350, table of raw scores): a human tester after two hours of practice.
+(https://arxiv.org/abs/2003.13350, table of raw scores): a human tester after two hours of practice. A random
+player's score in VideoPinball is 0.0 in that table and here; DQN Zoo has 16256.9.
 """
 
 from __future__ import annotations
