@@ -321,7 +321,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_flags_beside_resume_are_refused_but_those_of_the_run(stopped, refused):
-    assert "where it is 300" in refused(dqn_atari, "--resume", str(stopped), "--total-timesteps", "400")
+    assert "where it is 300" in refused(dqn_atari, "--resume", str(stopped), "--total-timesteps", "200")
     assert "--config" in refused(dqn_atari, "--resume", str(stopped), "--config", "x.yaml")
     assert children.run(children.dqn_atari, "--resume", str(stopped), "--total-timesteps", "300")[0] == 0
     assert "is complete" in refused(dqn_atari, "--resume", str(stopped))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import gymnasium as gym
@@ -231,7 +230,7 @@ def test_playing_again_sends_each_game_its_actions_from_its_beginning():
 
 
 def test_playing_again_shows_how_far_it_is_when_it_takes_long(monkeypatch, capsys):
-    monkeypatch.setattr(histories, "Console", functools.partial(Console, force_terminal=True))
+    monkeypatch.setattr(histories, "error_console", lambda: Console(stderr=True, force_terminal=True))
     history = History(1)
     for _ in range(600):
         history.add(np.zeros(1))

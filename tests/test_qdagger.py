@@ -73,7 +73,7 @@ def test_from_teacher_folder_to_saved_students(train, qdagger, monkeypatch):
     assert value["losses/loss"] == pytest.approx(
         value["losses/td_loss"] + value["charts/distill_coeff"] * value["losses/distill_loss"], rel=1e-4
     )
-    assert value["charts/distill_coeff"] == 1.0
+    assert value["charts/distill_coeff"] == 3.0
     # The exploration clock runs on from the 20 offline steps: 20 + 98 is past the 100 steps of exploration, where
     # 98 alone would give 0.03.
     assert value["charts/epsilon"] == pytest.approx(0.01, abs=1e-6)

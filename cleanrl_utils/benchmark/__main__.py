@@ -15,7 +15,7 @@ import sys
 from cleanrl_utils.benchmark.board import Board, Row, report
 from cleanrl_utils.benchmark.local import by_workers
 from cleanrl_utils.benchmark.plan import Args, plan, too_few
-from cleanrl_utils.benchmark.slurm import by_slurm
+from cleanrl_utils.benchmark.slurm import by_slurm, require_slurm
 from cleanrl_utils.console import notice, output
 from cleanrl_utils.flags import run
 
@@ -30,12 +30,14 @@ def main(args: Args) -> None:
             notice(f"{row.name}: {row.state}")
         elif args.dry_run:
             output(shlex.join(words))
+    todo = [row for row in rows if row.state == "waiting"]
+    if args.backend == "slurm" and todo and not args.dry_run:
+        require_slurm()
     if enough := too_few(args):
         notice(enough)
     if args.dry_run:
         return
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    todo = [row for row in rows if row.state == "waiting"]
     if todo:
         with Board(rows) as board:
             (by_slurm if args.backend == "slurm" else by_workers)(args, todo, board.show)

@@ -23,13 +23,17 @@ REQUEUES = 100
 """Time limits that a run may come to."""
 
 
+def require_slurm() -> None:
+    """Raise `BadInput` where there is no Slurm."""
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise BadInput("--backend", "slurm", "finds no Slurm here: no sbatch and srun; `--backend local` needs none")
+
+
 def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
     """Submit one job array, but for runs that are queued already, and wait for it, unless told not to.
 
-    Raises `BadInput` where there is no Slurm, or where it refuses.
+    Raises `BadInput` where it refuses.
     """
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise BadInput("--backend", "slurm", "finds no Slurm here: no sbatch and srun; `--backend local` needs none")
     queue = queued()
     if queue is None:
         raise BadInput("--backend", "slurm", "gets no answer from Slurm's controller: look at `squeue`")

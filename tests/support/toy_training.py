@@ -12,25 +12,19 @@ from pathlib import Path
 from cleanrl_utils import flags
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.ranges import Positive
+from cleanrl_utils.run.args import TrainingArgs
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 
 
 @dataclass
-class Args:
+class Args(TrainingArgs):
     """Flags of the training."""
 
     exp_name: str = "toy"
-    seed: int = 1
-    env_id: str = "CartPole-v1"
-    track: bool = False
     wandb_project_name: str = "toys"
-    wandb_entity: str | None = None
-    config: str | None = None
     checkpoint_frequency: int | None = 10
-    keep_checkpoint: bool = False
-    resume: str | None = None
-    resume_anyway: bool = False
+    env_id: str = "CartPole-v1"
     num_envs: int = 1
     total_timesteps: Positive = 30
     level: float = 0.0
