@@ -194,7 +194,7 @@ def test_the_returns_that_the_coefficient_needs_go_on_too():
         ends.append(outcome(the_run()))
         shutil.move("runs", f"runs {len(ends)}")
     assert differing(*ends) == []
-    assert 0 < ends[0]["charts/distill_coeff"][1][2] < 1
+    assert 0 < ends[0]["charts/distill_coeff"][1][2] < 3
 
 
 def end_games(script, *kill) -> None:

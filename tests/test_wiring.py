@@ -186,7 +186,7 @@ QDAGGER_FLAGS = (
     "--seed 2|--gamma 0.9|--adam-eps 0.1|--learning-rate 1e-2|--learning-rate-end 0|--offline-learning-rate-end 0|--tau 0.3"
     "|--target-network-frequency 48|--offline-target-network-frequency 3|--batch-size 9|--end-e 1"
     "|--start-e 0.2 --exploration-fraction 1"
-    "|--learning-starts 80|--train-frequency 16|--n-step 2|--double-q|--huber|--temperature 0.1"
+    "|--learning-starts 80|--train-frequency 16|--n-step 2|--double-q|--huber|--temperature 0.3"
     "|--distill-coefficient 5|--distill-decay-steps 60|--teacher-steps 160|--teacher-start-e 1|--teacher-end-e 1"
     "|--offline-steps 41|--buffer-size 40"
 ).split("|")
