@@ -10,6 +10,7 @@ teacher's, and plays games with the student. Runs that stand in the file already
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from cleanrl import dqn_atari
 from cleanrl_utils.console import notice
 from cleanrl_utils.evals import players
 from cleanrl_utils.models.source import ZOO
-from cleanrl_utils.record import commit
+from cleanrl_utils.record import commit, read_run
 from cleanrl_utils.seeds import EVALUATION
 
 SCRIPTS = {"torch": "qdagger_dqn_atari_impalacnn", "jax": "qdagger_dqn_atari_jax_impalacnn"}
@@ -82,7 +83,7 @@ def measure(env_id: str, framework: str, pair: str, seed: int, args: Args) -> di
             raise SystemExit(done.stderr)
         (run,) = Path(folder, "runs").iterdir()
         student = players.from_folder(str(run), "run", weights="offline")
-        record = players.read_run(run / "config.json", "run", run)
+        record = read_run(run / "config.json", "run", run)
     states, best = teacher_states(env_id)
     taken = np.concatenate([student.act(states[i : i + 200]) for i in range(0, len(states), 200)])
     scores = {name: float(np.mean(result["returns"])) for name, result in record["evaluations"].items()}
@@ -95,18 +96,15 @@ def main(args: Args) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
     done = {tuple(row[name] for name in COLUMNS[:4]) for row in rows}
-    for seed in args.seeds:
-        for framework in args.frameworks:
-            for env_id in args.env_ids:
-                for pair in args.pairs:
-                    if (env_id, framework, pair, str(seed)) in done:
-                        continue
-                    rows.append(measure(env_id, framework, pair, seed, args))
-                    notice(str(rows[-1]))
-                    with args.out.open("w", newline="") as file:
-                        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                        writer.writeheader()
-                        writer.writerows(rows)
+    for seed, framework, env_id, pair in itertools.product(args.seeds, args.frameworks, args.env_ids, args.pairs):
+        if (env_id, framework, pair, str(seed)) in done:
+            continue
+        rows.append(measure(env_id, framework, pair, seed, args))
+        notice(str(rows[-1]))
+        with args.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

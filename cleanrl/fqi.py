@@ -49,7 +49,7 @@ REGRESSORS = {
 
 @dataclass
 class Args(RunArgs):
-    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
+    """Flags; those of any run, such as `--track`, are in cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "fqi"
     """name of this experiment, in the run folder"""

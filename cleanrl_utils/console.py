@@ -40,7 +40,14 @@ def _going_on_without() -> Iterator[None]:
     try:
         yield
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        put_null_device(2)
+
+
+def put_null_device(descriptor: int) -> None:
+    """Let what is written to a file descriptor from now on go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def error_console() -> Console:

@@ -22,7 +22,7 @@ import tyro
 import yaml
 from annotated_types import Predicate
 
-from cleanrl_utils.console import notice
+from cleanrl_utils.console import notice, put_null_device
 from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
 from cleanrl_utils.flag_help import grouped
 from cleanrl_utils.record import read_run
@@ -130,7 +130,7 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
                 tyro.cli(grouped(args_class, default), prog=program, description=about, args=argv, config=flat)
             return tyro.cli(args_class, prog=program, default=default, args=argv)
     except BrokenPipeError:  # `--help | head`: who read has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        put_null_device(sys.stdout.fileno())
         sys.exit(141)  # as SIGPIPE would, which Windows has not
     except SystemExit as stopped:
         if stopped.code:  # tyro draws a box: its words in one line

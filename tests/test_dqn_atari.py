@@ -74,7 +74,10 @@ def test_same_seed_gives_identical_weights_and_another_seed_does_not(train, dqn)
     assert not all(equal(first, other))
 
 
-@pytest.mark.parametrize(("num_envs", "sync_period", "num_syncs"), [(6, 50, 10), (16, 7, 32)])
+@pytest.mark.parametrize(
+    ("num_envs", "sync_period", "num_syncs"),
+    [pytest.param(1, 50, 10, marks=pytest.mark.slow), (6, 50, 10), (16, 7, 32)],
+)
 def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, dqn, monkeypatch, num_envs, sync_period, num_syncs):
     syncs, shares, sync = [], [], dqn.sync
     updates = watch_updates(monkeypatch, dqn, id)

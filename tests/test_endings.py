@@ -22,7 +22,7 @@ from cleanrl_utils.devices.common import require_memory
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.run import tracker
 from cleanrl_utils.run.folder import new_folder
-from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, needs_compiler, scalars, weights
+from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, weights
 from tests.support import children
 from tests.test_checkpoint import the_run
 
@@ -68,8 +68,6 @@ def test_the_data_of_fqi_are_on_the_disk_when_the_last_evaluation_is_interrupted
 
 @pytest.mark.slow
 def test_a_student_stopped_in_its_last_evaluation_has_left_its_weights_and_the_scores_so_far(qdagger, teacher):
-    from tests.conftest import TINY_TEACHER
-
     flags = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", str(teacher), *NO_CHECKPOINTS, "--eval-max-frames", "400"]
     status, errors = children.run(qdagger, *flags, before=children.receive, args=("evaluation", 120, signal.SIGTERM))
     assert status == 128 + signal.SIGTERM, errors

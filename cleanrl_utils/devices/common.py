@@ -109,5 +109,5 @@ def read_metrics(metrics: Metrics | None, names: tuple[str, ...]) -> dict[str, f
         return {}
     *values, finite = metrics.tolist()
     if not finite:
-        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16")
+        raise FloatingPointError("a loss was not finite; lower --learning-rate, or leave --bf16 if it is on")
     return dict(zip(names, values, strict=True))

@@ -8,7 +8,6 @@ import jax
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.devices import common
-from cleanrl_utils.devices.common import device_names
 
 
 def choose_devices(args: Any) -> tuple[jax.Device, jax.Device]:
@@ -16,7 +15,7 @@ def choose_devices(args: Any) -> tuple[jax.Device, jax.Device]:
     if args.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before its first use: leaves a GPU and its memory alone
     found = {name: _devices(name) for name in ("cpu", "cuda")}
-    name, buffer_name = device_names(args, {name: bool(devices) for name, devices in found.items()}, "JAX")
+    name, buffer_name = common.device_names(args, {name: bool(devices) for name, devices in found.items()}, "JAX")
     return found[name][0], found[buffer_name][0]
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.devices import common
-from cleanrl_utils.devices.common import device_names
 from cleanrl_utils.errors import first_line
 
 
@@ -25,7 +24,7 @@ def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
     """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
     _need_a_folder_for_compiled_code()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name, buffer_name = device_names(args, available, "torch")
+    name, buffer_name = common.device_names(args, available, "torch")
     return torch.device(name), torch.device(buffer_name)
 
 

@@ -153,6 +153,8 @@ class Episodes:
         return rewards, terminations, truncations
 
     def _require_finite(self, name: str, values: np.ndarray) -> None:
+        if np.isfinite(values).all():
+            return
         for i in np.flatnonzero(~np.isfinite(values.reshape(self.num_games, -1)).all(1)):
             require_finite(self.env_id, name, values[i], f"step {self.history.lengths[i]} of an episode")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cleanrl_utils.flags import flag
 from cleanrl_utils.ranges import FileName, NotNegative, Positive, Seed
@@ -30,6 +31,9 @@ class RunArgs:
     config: str | None = None
     """YAML file of flags, under those given on the command line"""
 
+    if TYPE_CHECKING:  # a flag of each script, among those of its environment
+        env_id: str
+
 
 @dataclass
 class TrainingArgs(RunArgs):
@@ -51,6 +55,9 @@ class TrainingArgs(RunArgs):
     """length of the schedules of exploration and learning rate, in environment steps; default: total-timesteps. A run that
     is resumed with more total-timesteps keeps its own length"""
 
+    if TYPE_CHECKING:  # among those of its algorithm
+        total_timesteps: int
+
     @property
     def schedule_length(self) -> int:
         """Steps over which exploration and learning rate come to their end."""
@@ -60,8 +67,8 @@ class TrainingArgs(RunArgs):
 def empty_phases(args: RunArgs) -> list[str]:
     """A line for each pair of flags that leaves a loop nothing to do: no update, or no target sync."""
     lines = []
-    if total := getattr(args, "total_timesteps", 0) if hasattr(args, "learning_starts") else 0:
-        num_envs, period = args.num_envs, args.train_frequency
+    if hasattr(args, "learning_starts"):
+        num_envs, period, total = args.num_envs, args.train_frequency, args.total_timesteps
         first, end = (-(-steps // num_envs) * num_envs for steps in (args.learning_starts, total))  # whole vector steps
         if end // period <= first // period or end // num_envs <= args.n_step:
             reasons = f"--learning-starts {args.learning_starts:,}, --train-frequency {period:,}, --n-step {args.n_step}"

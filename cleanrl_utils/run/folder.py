@@ -8,22 +8,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from cleanrl_utils.errors import BadInput, WriteError
 from cleanrl_utils.files import file_name, sync_folder
 from cleanrl_utils.record import event_files
+from cleanrl_utils.run.args import RunArgs
 
 
-class NameFlags(Protocol):
-    """The flags of a script that name a run."""
-
-    exp_name: str
-    env_id: str
-    seed: int
-
-
-def new_folder(args: NameFlags) -> Path:
+def new_folder(args: RunArgs) -> Path:
     """Make the folder of a run that begins now. Raises `WriteError`."""
     name, now = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__", int(time.time())
     while True:

@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, WriteError
@@ -33,20 +32,14 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.files import replacing, sync_folder, write_json
 from cleanrl_utils.flags import command_line, script_path
 from cleanrl_utils.record import commit, hardware, versions
-from cleanrl_utils.run.args import empty_phases
+from cleanrl_utils.run.args import RunArgs, empty_phases
 from cleanrl_utils.run.checkpoint import Checkpoints, State, place
-from cleanrl_utils.run.folder import NameFlags, cut_event_files, lock, new_folder, removed_on_failure
-from cleanrl_utils.run.sinks import Sink, TensorBoard, TrackFlags, WeightsAndBiases
+from cleanrl_utils.run.folder import cut_event_files, lock, new_folder, removed_on_failure
+from cleanrl_utils.run.sinks import Sink, TensorBoard, WeightsAndBiases
 from cleanrl_utils.run.tracker import Tracker
 
 STOPPING = b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class RunFlags(NameFlags, TrackFlags, Protocol):
-    """The flags of a script that name a run and say where it reports."""
-
-    track: bool
 
 
 class Interrupted(SystemExit):
@@ -56,7 +49,7 @@ class Interrupted(SystemExit):
 class Run:
     """One training run. Without `checkpoints` it keeps nothing, and leaves signals alone."""
 
-    def __init__(self, args: RunFlags, checkpoints: Checkpoints | None = None) -> None:
+    def __init__(self, args: RunArgs, checkpoints: Checkpoints | None = None) -> None:
         """Under `--resume`, open the run's latest whole checkpoint.
 
         Raises `BadInput` where there is none, or where the run is still going.

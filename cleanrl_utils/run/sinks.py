@@ -20,6 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, WriteError, first_line
 from cleanrl_utils.record import EVENT_FILE, event_files, short
+from cleanrl_utils.run.args import RunArgs
 
 
 class Sink(Protocol):
@@ -33,15 +34,6 @@ class Sink(Protocol):
 
     def close(self, results: Mapping[str, object]) -> None:
         """End the log with the run's results; they are empty where it did not come to its end."""
-
-
-class TrackFlags(Protocol):
-    """The flags that Weights & Biases reads."""
-
-    exp_name: str
-    env_id: str
-    wandb_project_name: str
-    wandb_entity: str | None
 
 
 class TensorBoard:
@@ -115,7 +107,7 @@ def layout() -> Summary:
 class WeightsAndBiases:
     """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account. Nothing that fails there stops a run."""
 
-    def __init__(self, args: TrackFlags, run_name: str, config: Mapping[str, object]) -> None:
+    def __init__(self, args: RunArgs, run_name: str, config: Mapping[str, object]) -> None:
         import wandb  # noqa: PLC0415 - slow to import, and needed under --track only
 
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", "15")  # seconds; else a run whose server is down never ends

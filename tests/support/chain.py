@@ -22,7 +22,6 @@ import pytest
 
 from cleanrl_utils.seeds import EVALUATION
 
-GAMMA = 0.5
 VALUES = np.array([[0.0, 1.0], [0.0, 0.0], [-0.25, -0.25], [-0.5, -0.5], [1.0, 1.0]])
 REWARDS = np.array([0, 0, 0, -3, 1])
 
@@ -43,7 +42,6 @@ class Chain:
 
     KEPT = ()
     num_actions = 2
-    made: list[Chain] = []
 
     def __init__(self, step: type, purpose: int, num_games: int) -> None:
         self.step, self.purpose, self.num_games = step, purpose, num_games
@@ -51,7 +49,6 @@ class Chain:
         self.cut = np.arange(num_games) % 2 == 0
         self.returns, self.lengths = np.zeros(num_games), np.zeros(num_games, dtype=int)
         self.history: list[tuple[np.ndarray, np.ndarray, Any]] = []
-        self.made.append(self)
 
     @property
     def obs(self) -> np.ndarray:
@@ -82,7 +79,11 @@ class Chain:
 def play_chain(monkeypatch: pytest.MonkeyPatch, script: ModuleType) -> list[Chain]:
     """Let an Atari script play the chain; returns the games that it makes."""
     made: list[Chain] = []
-    monkeypatch.setattr(Chain, "made", made)
-    monkeypatch.setattr(script, "Games", lambda _, purpose, num_games: Chain(script.Step, purpose, num_games))
+
+    def make(_: Any, purpose: int, num_games: int) -> Chain:
+        made.append(Chain(script.Step, purpose, num_games))
+        return made[-1]
+
+    monkeypatch.setattr(script, "Games", make)
     monkeypatch.setattr(script, "count_actions", lambda _: 2)
     return made
