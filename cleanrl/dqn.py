@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cleanrl_utils import flags
 from cleanrl_utils.devices.common import read_metrics
-from cleanrl_utils.devices.in_torch import be_deterministic, choose_devices, described
+from cleanrl_utils.devices.in_torch import be_deterministic, choose_devices, choose_threads, described
 from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, require_vector_env, sizes
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
@@ -433,6 +433,7 @@ def main(args: Args) -> Path:
     be_deterministic(args, device)
     obs_size, _ = sizes(args)
     learner = Learner(args, device)
+    threads = choose_threads(args, learner.q_network, (obs_size,))
     state = State(
         learner=learner,
         rb=ReplayBuffer(args.buffer_size, args.num_envs, obs_size, args.n_step, args.gamma),
@@ -440,7 +441,7 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": described(device), "threads": torch.get_num_threads()}
+    about = {"device": described(device), "threads": threads}
     with run.started(protocol(args) | about, state):
         if state.envs.cut_at is not None:
             run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")

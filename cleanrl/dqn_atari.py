@@ -100,6 +100,8 @@ class Args(TrainingArgs):
     """model file whose weights the run starts from; default: random weights"""
     buffer_size: Positive = 1_000_000
     """transitions in the replay buffer, 7.1 kB each"""
+    save_replay: bool = False
+    """write the replay buffer as it stands at the end to replay.zip in the run folder"""
     gamma: Probability = 0.99
     """discount per step"""
     tau: Probability = 1.0
@@ -584,6 +586,7 @@ def main(args: Args) -> Path:
     torch.manual_seed(args.seed)
     in_torch.be_deterministic(args, device)
     learner = Learner(args, device)
+    threads = in_torch.choose_threads(args, learner.q_network, (4, 84, 84), learner.bf16)
     state = State(
         learner=learner,
         rb=ReplayBuffer(args.buffer_size, args.num_envs, args.n_step, args.gamma, buffer_device),
@@ -591,12 +594,13 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": in_torch.described(device), "compiled": learner.compiled, "bf16": learner.bf16}
-    about["threads"] = torch.get_num_threads()
+    about = {"device": in_torch.described(device), "compiled": learner.compiled, "bf16": learner.bf16, "threads": threads}
     with run.started(protocol(args) | about, state):
         train(state, args, run)
         if args.save_model:
             save_weights(learner.q_network.state_dict(), run.model_path)
+        if args.save_replay:
+            run.save_replay(state.rb)
         state.games.close()
         scores = {"agent": evaluate_agent(state, args, run)}
         run.finish({"steps": state.step}, scores)

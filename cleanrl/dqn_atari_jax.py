@@ -23,7 +23,7 @@ from jax import Array, lax
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_jax
-from cleanrl_utils.devices.common import keep_freed_memory, num_cores, read_metrics, require_memory
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, require_memory
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
@@ -98,6 +98,8 @@ class Args(TrainingArgs):
     """model file whose weights the run starts from; default: random weights"""
     buffer_size: Positive = 1_000_000
     """transitions in the replay buffer, 7.1 kB each"""
+    save_replay: bool = False
+    """write the replay buffer as it stands at the end to replay.zip in the run folder"""
     gamma: Probability = 0.99
     """discount per step"""
     tau: Probability = 1.0
@@ -620,6 +622,7 @@ def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     keep_freed_memory()
+    threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     require_memory("--buffer-size", args.buffer_size, args.total_timesteps, in_jax.free_memory(buffer_device))
@@ -633,11 +636,13 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": in_jax.described(device), "compiled": True, "bf16": learner.bf16, "threads": num_cores()}
+    about = {"device": in_jax.described(device), "compiled": True, "bf16": learner.bf16, "threads": threads}
     with run.started(protocol(args) | about, state):
         train(state, args, run)
         if args.save_model:
             save_params(learner.q_state.params, run.model_path)
+        if args.save_replay:
+            run.save_replay(state.rb)
         state.games.close()
         scores = {"agent": evaluate_agent(state, args, run)}
         run.finish({"steps": state.step}, scores)

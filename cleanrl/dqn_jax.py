@@ -21,8 +21,8 @@ from jax import Array, lax
 
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
-from cleanrl_utils.devices.common import num_cores, read_metrics
-from cleanrl_utils.devices.in_jax import choose_devices, described
+from cleanrl_utils.devices.common import read_metrics
+from cleanrl_utils.devices.in_jax import choose_devices, choose_threads, described
 from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, require_vector_env, sizes
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
 from cleanrl_utils.huggingface import push, require_upload
@@ -445,6 +445,7 @@ def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
 def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
+    threads = choose_threads(args)
     device, _ = choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     run = Run(args, Checkpoints(args))
@@ -458,7 +459,7 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": described(device), "threads": num_cores()}
+    about = {"device": described(device), "threads": threads}
     with run.started(protocol(args) | about, state):
         if state.envs.cut_at is not None:
             run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")

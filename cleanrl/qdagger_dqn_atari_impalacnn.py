@@ -806,6 +806,8 @@ def main(args: Args) -> Path:
     in_torch.be_deterministic(args, device)
     teacher_network, source = load_teacher(args, count_actions(args))
     teacher_network = teacher_network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    learner = Learner(args, teacher_network, device)
+    threads = in_torch.choose_threads(args, learner.q_network, (4, 84, 84), learner.bf16)
     teacher = player(teacher_network, device)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     for name in ("teacher_steps", "buffer_size"):
@@ -814,11 +816,10 @@ def main(args: Args) -> Path:
     require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, free)
     require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free)
 
-    learner = Learner(args, teacher_network, device)
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)
     about = {"device": in_torch.described(device), "compiled": learner.compiled, "bf16": learner.bf16}
-    about |= {"threads": torch.get_num_threads(), "teacher": public_name(source)}
+    about |= {"threads": threads, "teacher": public_name(source)}
     with run.started(protocol(args) | about, state):
         if not run.resumed:
             run.record(scores)

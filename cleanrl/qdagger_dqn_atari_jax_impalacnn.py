@@ -24,7 +24,7 @@ from jax import Array, lax
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_jax
-from cleanrl_utils.devices.common import keep_freed_memory, num_cores, read_metrics, require_memory
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, require_memory
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
@@ -847,6 +847,7 @@ def main(args: Args) -> Path:
     """Train, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
     keep_freed_memory()
+    threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
     run = Run(args, Checkpoints(args))
 
@@ -864,7 +865,7 @@ def main(args: Args) -> Path:
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)
     about = {"device": in_jax.described(device), "compiled": True, "bf16": learner.bf16}
-    about |= {"threads": num_cores(), "teacher": public_name(source)}
+    about |= {"threads": threads, "teacher": public_name(source)}
     with run.started(protocol(args) | about, state):
         if not run.resumed:
             run.record(scores)

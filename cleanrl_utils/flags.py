@@ -85,14 +85,15 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
 def parse(args_class: type[Args], argv: list[str]) -> Args:
     """Flags as an `args_class`: its defaults, under the values of `--config FILE`, under the command line.
 
-    Under `--resume RUN_FOLDER` they are that run's, all but `--total-timesteps`, which may grow. Raises `BadInput` for an
-    unusable configuration file or run folder; a bad flag ends the process with one line and status 2.
+    Under `--resume RUN_FOLDER` they are that run's, but `--total-timesteps` may grow; whether other `--threads` are accepted
+    is decided when the checkpoint is read. Raises `BadInput` for an unusable configuration file or run folder; a bad flag
+    ends the process with one line and status 2.
     """
     resumed, path = _option(argv, "--resume"), _option(argv, "--config")
     if resumed is not None and hasattr(args_class, "resume"):
         flags, complete = run_flags(Path(resumed), args_class)
         default = args_class(**flags | {"resume": resumed})
-        args, free = _parse(args_class, default, argv), {"resume_anyway"}
+        args, free = _parse(args_class, default, argv), {"resume_anyway", "threads"}
         if args.total_timesteps > default.total_timesteps:
             args.schedule_timesteps = default.schedule_length
             free |= {"total_timesteps", "schedule_timesteps"}
@@ -172,6 +173,7 @@ def run_flags(folder: Path, args_class: type) -> tuple[dict[str, Any], bool]:
         raise BadInput("--resume", folder, f"is a run of {script}, not of {script_name(args_class)}")
     for name in ("resume", "resume_anyway"):
         flags.pop(name, None)
+    flags["threads"] = run.get("protocol", {}).get("threads")  # those that were chosen: with others the weights differ
     return checked(flags, args_class, "--resume", str(path)), run.get("status") == "complete"
 
 

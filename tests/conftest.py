@@ -36,6 +36,10 @@ for name, value in (("JAX_COMPILATION_CACHE_MAX_SIZE", 2**32), ("JAX_PERSISTENT_
     os.environ[name] = str(value)
     jax.config.update(name.lower(), value)
 
+# A run that is given no number of threads would time some. What XLA uses is decided when it is first used.
+os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+os.environ["NPROC"] = os.environ["OMP_NUM_THREADS"]
+
 # What `before` of a run may be stands in test modules, which import this one, and that takes longer than many a run.
 children.FORKS.set_forkserver_preload(["tests.support.children", "tests.conftest"])
 

@@ -113,7 +113,11 @@ RUNNABLE = [command for command in COMMANDS if command.language == "bash" and no
 WITHOUT_SEEDS = {re.sub(r"--seed \d+", "", " ".join(command.words)): command for command in RUNNABLE}
 
 
-@pytest.mark.parametrize("command", WITHOUT_SEEDS.values(), ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(command, marks=[pytest.mark.slow] * ("_jax" in flags)) for flags, command in WITHOUT_SEEDS.items()],
+    ids=str,
+)
 def test_runnable_commands_run_with_tiny_sizes(command: Command, empty_folder, monkeypatch, capsys):
     """The tutorial's are run by tests/test_tutorial.py."""
     for name in ("benchmark", "cleanrl_utils"):

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from cleanrl import dqn as dqn_vector
-from cleanrl import dqn_atari, dqn_jax, fqi
+from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi
 from cleanrl_utils.devices import common, in_torch
 from cleanrl_utils.devices.common import require_memory
 from cleanrl_utils.errors import BadInput
-from cleanrl_utils.run import tracker
+from cleanrl_utils.run import replay, tracker
 from cleanrl_utils.run.folder import new_folder
-from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, weights
+from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, twin_is_slow, weights
 from tests.support import children
 from tests.test_checkpoint import the_run
 
@@ -264,3 +264,13 @@ def test_a_compiler_that_does_not_work_and_a_folder_that_cannot_be_written_are_a
 
 def test_free_memory_of_a_device_that_does_not_tell_is_unknown():
     assert in_torch.free_memory(torch.device("mps")) is None
+
+
+@pytest.mark.parametrize("script", twin_is_slow(dqn_atari, dqn_atari_jax))
+def test_a_run_leaves_its_replay_where_that_is_asked_for(train, script):
+    saved = replay.read(train(script, *TINY_RUN, "--save-replay") / "replay.zip")
+    assert saved["env_id"] == "PongNoFrameskip-v4"
+    assert (saved["num_envs"], saved["num_stored"], saved["head"]) == (2, 32, 32)  # 64 steps in a ring of 100 rows
+    assert saved["frames"][:64].any(axis=(1, 2)).all()
+    assert not saved["frames"][64:].any()
+    assert len(set(saved["actions"][:64])) > 2

@@ -19,7 +19,7 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.flags import command_line, parse, run
 from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.zoo import __main__ as zoo
-from tests.conftest import TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, score, twin_is_slow
+from tests.conftest import QDAGGER, TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, score, twin_is_slow
 from tests.support import children, video_of_noise
 
 LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+)")
@@ -68,6 +68,7 @@ def cut_at(frames: int):
     return cut
 
 
+@pytest.mark.parametrize("qdagger", twin_is_slow(*QDAGGER))
 def test_a_qdagger_student_plays_and_so_does_the_one_before_the_online_phase(train, qdagger, command):
     folder = str(train(qdagger, *TINY_RUN, *TINY_TEACHER, "--save-model"))
     run = json.loads(Path(folder, "config.json").read_text())

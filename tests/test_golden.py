@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 
-from cleanrl_utils.devices.common import num_cores
 from cleanrl_utils.record import versions
 from cleanrl_utils.seeds import TRAINING, env_seeds
 from tests.conftest import DQN, QDAGGER, TINY_DQN, TINY_RUN, TINY_TEACHER, VECTOR_DQN
@@ -68,7 +67,7 @@ def machine(script: ModuleType) -> str:
     )
     of_jax = "jax" in script.__name__
     packages = ("jaxlib", "flax", "optax") if of_jax else ("torch",)
-    threads = num_cores() if of_jax else torch.get_num_threads()
+    threads = int(os.environ["NPROC"]) if of_jax else torch.get_num_threads()
     parts = [f"{vendor} {'/'.join(numbers)}", *(f"{name} {versions()[name]}" for name in packages), f"{threads} threads"]
     return ", ".join(parts)
 
@@ -112,7 +111,7 @@ def short_run(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Ca
     return run
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * ("atari_jax" in name)) for name in SCRIPTS])
 def test_a_short_run_plays_draws_and_learns_what_it_did(name, short_run, golden):
     """The integers on any machine; the weights where those of such a machine are known."""
     integers, folder = short_run(name)

@@ -120,7 +120,7 @@ def test_the_evaluation_of_qdagger_is_that_of_dqn_but_for_the_name_of_its_phase(
 
 OF_A_FRAMEWORK = re.compile(
     "torch|jax|be_deterministic|[Ll]earner|teacher_|indices|rb.draw|compiling|update\\(index\\)|learning_rate = "
-    "|save_(weights|params)|num_cores|Tensor|Array"
+    "|save_(weights|params)|choose_threads|Tensor|Array"
 )
 
 

@@ -18,8 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
-# What a reader would see to be wrong: a picture that did not load, a formula that was left as LaTeX, words that have the colour
-# of what is behind them.
+# What a reader would see to be wrong: a picture that did not load, a formula that was left as LaTeX, words in the colour of
+# what is behind them.
 LOOK = """() => ({
     pictures: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
     formulas: [...document.querySelectorAll("article p, article td, article li")].map(part => {

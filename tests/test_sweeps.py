@@ -128,7 +128,7 @@ def test_each_worker_has_its_gpu_and_its_share_of_the_cores():
     seen = [json.loads((folder / "seen.json").read_text()) for folder in folders()]
     share = max(1, len(cores) // 2)
     assert {one["gpu"] for one in seen} == {"3", "5"}
-    assert {one["threads"] for one in seen} == {str(share)}
+    assert {one["threads"] for one in seen} == {share}
     assert all(len(one["cores"]) == share for one in seen)
     if len(cores) > 1:
         assert not set(seen[0]["cores"]) & set(seen[1]["cores"])

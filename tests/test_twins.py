@@ -148,6 +148,7 @@ def test_the_optimizers_agree_on_the_same_gradients(weight_decay):
     np.testing.assert_allclose(q_state.params, weights.detach(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learning_is_dispatched_and_not_waited_for():
     network, obs = dqn_jax.NatureCNN(6), jnp.zeros((512, 4, 84, 84), jnp.uint8)
     params = jax.jit(network.init)(jax.random.key(0), obs[:1])

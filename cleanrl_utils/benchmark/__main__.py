@@ -24,7 +24,7 @@ def main(args: Args) -> None:
     """Run the sweep. Ends the process with status 1 where a run has not come to its end."""
     rows = [Row(work) for work in plan(args)]
     for row in rows:
-        words, _ = row.work.next_command()
+        words = row.work.next_command()
         if not words:
             row.state = f"complete before ({row.work.run()[0]})"
             notice(f"{row.name}: {row.state}")

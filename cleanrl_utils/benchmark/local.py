@@ -16,6 +16,7 @@ import submitit
 from cleanrl_utils.benchmark.board import Row
 from cleanrl_utils.benchmark.plan import Args
 from cleanrl_utils.benchmark.work import JOBS, Job
+from cleanrl_utils.devices.cores import num_cores
 
 POLL = 1.0
 """Seconds between looks at the runs."""
@@ -26,7 +27,7 @@ YEARS = 10 * 365 * 24 * 60
 def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
     """Run on this machine, `workers` at a time. Interrupted, it has the runs write their checkpoints and waits for that."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    share, devices = max(1, len(cores) // args.workers), gpus()
+    share, devices = max(1, num_cores() // args.workers), gpus()
     JOBS.mkdir(parents=True, exist_ok=True)
     executor = submitit.LocalExecutor(JOBS)
     executor.update_parameters(timeout_min=YEARS, stderr_to_stdout=True)

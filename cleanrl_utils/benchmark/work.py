@@ -28,8 +28,8 @@ JOBS = LOGS / "jobs"
 """Files of submitit's."""
 POLL = 0.2
 """Seconds between looks at a process."""
-NOT_OF_A_RUN = ("config", "resume", "resume_anyway")
-"""Flags that say where the others are from."""
+NOT_OF_A_RUN = ("config", "resume", "resume_anyway", "threads")
+"""Flags that say where the others are from, or how a machine is used."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,14 @@ class Work:
         runs = self.runs()
         return next((run for run in runs if run[1].get("status") == "complete"), runs[-1] if runs else None)
 
-    def next_command(self) -> tuple[list[str], dict[str, str]]:
-        """What is to be done: the words of a command and what to add to its environment. No words: it is complete."""
+    def next_command(self) -> list[str]:
+        """What is to be done: the words of a command. None: it is complete."""
         found = self.run()
         if found is not None and found[1].get("status") == "complete":
-            return [], {}
+            return []
         if found is not None and checkpoints(found[0]):
-            threads = found[1].get("protocol", {}).get("threads")  # with others the same weights cannot be promised
-            return [*self.launcher, "--resume", str(found[0])], {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        return [*self.launcher, *self.words], {}
+            return [*self.launcher, "--resume", str(found[0])]
+        return [*self.launcher, *self.words]
 
 
 def deciding(flags: dict[str, Any]) -> dict[str, Any]:
@@ -122,20 +121,20 @@ class Job(Checkpointable):
         with self.work.log.open("ab") as log:
             while not received and not locked(log):  # another sweep is at it
                 time.sleep(POLL)
-            words, settings = self.work.next_command()
+            words = self.work.next_command()
             if words and not received:
                 log.write(f"$ {shlex.join(words)}\n".encode())
                 log.flush()
-                status = self._train(words, settings, log, received)
+                status = self._train(words, log, received)
         if signal.SIGUSR2 in received:
             requeue(signal.SIGUSR2, None)
         if received:
             sys.exit(128 + signal.SIGTERM)
         return status
 
-    def _train(self, words: list[str], settings: dict[str, str], log: BinaryIO, received: list[int]) -> int:
+    def _train(self, words: list[str], log: BinaryIO, received: list[int]) -> int:
         """Run the command, in a session of its own: what signals reach it, and how often, is decided here."""
-        env = {name: value for name, value in (os.environ | self.env | settings).items() if value is not None}
+        env = {name: value for name, value in (os.environ | self.env).items() if value is not None}
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
         process = subprocess.Popen(words, start_new_session=True, preexec_fn=in_our_wake, **streams)
         while process.poll() is None and not received:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,11 +35,6 @@ def device_names(args: Any, available: dict[str, bool], framework: str) -> tuple
     if cuda_graph and buffer_name != "cuda":
         raise BadInput("--cuda-graph", "on", f"needs --buffer-device cuda, not {buffer_name}")
     return name, buffer_name
-
-
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int | None:

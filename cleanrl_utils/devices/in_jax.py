@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.devices import common
+from cleanrl_utils.devices.cores import ThreadFlags, given_threads, num_cores, processor_kind
 
 
 def choose_devices(args: Any) -> tuple[jax.Device, jax.Device]:
     """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
+    _keep_compiled_code()
     if args.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before its first use: leaves a GPU and its memory alone
     found = {name: _devices(name) for name in ("cpu", "cuda")}
     name, buffer_name = common.device_names(args, {name: bool(devices) for name, devices in found.items()}, "JAX")
     return found[name][0], found[buffer_name][0]
+
+
+def choose_threads(args: ThreadFlags) -> int:
+    """Set and return the number of threads that XLA computes with on the CPU; to be called before JAX is first used."""
+    threads = given_threads(args) or num_cores()
+    os.environ["NPROC"] = str(threads)  # what XLA reads when it makes its threads
+    return threads
+
+
+def _keep_compiled_code() -> None:
+    """Keep what XLA compiles in the user's cache folder, for the next run, unless JAX_COMPILATION_CACHE_DIR is set.
+
+    Each version of jaxlib and each kind of processor has a folder there: code for one may not run on another.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    folder = Path(base, "cleanrl", f"jaxlib-{jax.lib.__version__}-{processor_kind()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        notice(f"{folder} cannot be written ({error.strerror}): compiled code is not kept")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def device_name(device: jax.Device) -> str:

@@ -6,18 +6,23 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cleanrl_utils.console import notice
+from cleanrl_utils.console import notice, working
 from cleanrl_utils.devices import common
+from cleanrl_utils.devices.cores import ThreadFlags, given_threads, num_cores
 from cleanrl_utils.errors import first_line
+
+TURNS, TURN, MARGIN = 4, 0.3, 0.05
+"""To choose the number of threads: each has so many turns of so many seconds; more than one have to gain that share."""
 
 
 def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
@@ -46,6 +51,48 @@ def _need_a_folder_for_compiled_code() -> None:
 def described(device: torch.device) -> str:
     """A device for the record: its type, and which GPU it is."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+class BatchFlags(ThreadFlags, Protocol):
+    """The flags on threads and on batches."""
+
+    batch_size: int
+
+
+def choose_threads(args: BatchFlags, network: nn.Module, obs_shape: tuple[int, ...], *inputs: Any) -> int:
+    """Set and return the number of threads that torch computes with on the CPU: the one given, else the fastest now.
+
+    What is timed are forward and backward passes of `network` on a batch of observations and `inputs`. Threads wait for each
+    other in a busy loop, so where other work takes their cores away, fewer are faster; and small networks gain nothing by
+    more.
+    """
+    threads = given_threads(args)
+    if threads is None:
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        batch = torch.zeros(args.batch_size, *obs_shape)
+        threads = _fastest(network, (batch, *inputs)) if on_cpu and num_cores() > 1 else num_cores()
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _fastest(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """The number of threads, up to the number of cores, with which the passes of an update take the least time, in turn."""
+    choices = sorted({*(2**k for k in range(num_cores().bit_length())), num_cores()})
+    passes: dict[int, list[float]] = {threads: [] for threads in choices}
+    with working("timing threads (--threads leaves that out)"):
+        for _ in range(TURNS):
+            for threads in choices:
+                torch.set_num_threads(threads)
+                seconds = [time.perf_counter()]
+                while seconds[-1] < seconds[0] + TURN or len(seconds) < 3:
+                    torch.autograd.grad(network(*inputs).sum(), list(network.parameters()))
+                    seconds.append(time.perf_counter())
+                passes[threads] += np.diff(seconds[1:]).tolist()  # the first one may have to make threads
+    means = {threads: float(np.mean(passes[threads])) for threads in choices}
+    fastest = min(choices, key=lambda threads: means[threads] * (1 + MARGIN * (threads > 1)))
+    times = ", ".join(f"{threads}: {1000 * mean:.1f} ms" for threads, mean in means.items())
+    notice(f"threads that compute: {fastest} (forward and backward pass by threads: {times}; --threads sets it)")
+    return fastest
 
 
 def be_deterministic(args: Any, device: torch.device) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from ale_py.env import AtariEnv
 from ale_py.vector_env import AtariVectorEnv
 
-from cleanrl_utils.devices.common import num_cores
+from cleanrl_utils.devices.cores import num_cores
 from cleanrl_utils.errors import BadInput, CannotGoOn
 from cleanrl_utils.evals.history import History
 from cleanrl_utils.evals.play import Act

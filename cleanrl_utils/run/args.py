@@ -39,6 +39,9 @@ class RunArgs:
 class TrainingArgs(RunArgs):
     """Flags of the scripts that train networks: their models can be uploaded, their runs resumed."""
 
+    threads: Positive | None = None
+    """threads that compute on a CPU; default: OMP_NUM_THREADS, else as many as are fastest when the run begins (PyTorch) or
+    one per core (JAX)"""
     upload_model: bool = False
     """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
     hf_entity: str = ""

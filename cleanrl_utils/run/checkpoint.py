@@ -196,8 +196,9 @@ def place(state: State) -> tuple[str, int]:
 
 
 def flags_of(flags: object) -> dict[str, object]:
-    """A run's flags as JSON holds them, without those that say how it is resumed."""
-    return archive.pack({name: value for name, value in vars(flags).items() if not name.startswith("resume")}, "", {})
+    """A run's flags as JSON holds them, without those on resuming, and on threads: the settings have their number."""
+    kept = {name: value for name, value in vars(flags).items() if name not in ("resume", "resume_anyway", "threads")}
+    return archive.pack(kept, "", {})
 
 
 def random_states() -> dict[str, object]:

@@ -32,9 +32,11 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.files import replacing, sync_folder, write_json
 from cleanrl_utils.flags import command_line, script_path
 from cleanrl_utils.record import commit, hardware, versions
+from cleanrl_utils.run import replay
 from cleanrl_utils.run.args import RunArgs, empty_phases
 from cleanrl_utils.run.checkpoint import Checkpoints, State, place
 from cleanrl_utils.run.folder import cut_event_files, lock, new_folder, removed_on_failure
+from cleanrl_utils.run.replay import Replay
 from cleanrl_utils.run.sinks import Sink, TensorBoard, WeightsAndBiases
 from cleanrl_utils.run.tracker import Tracker
 
@@ -229,6 +231,11 @@ class Run:
         self.settled = True
         if self.signal is not None:
             raise SystemExit(128 + self.signal)
+
+    def save_replay(self, rb: Replay) -> None:
+        """Write a replay buffer as it stands to replay.zip in the run folder."""
+        with self.tracker.paused("saving the replay"), replacing(self.folder / "replay.zip") as file:
+            replay.write(file, rb, self.args.env_id)
 
     @contextlib.contextmanager
     def evaluating(self, state: State) -> Iterator[None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cleanrl_utils import flags
+from cleanrl_utils.devices.cores import given_threads
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.ranges import Positive
 from cleanrl_utils.run.args import TrainingArgs
@@ -55,9 +56,9 @@ def main(args: Args) -> None:
     """Count."""
     check(args)
     run, state = Run(args, Checkpoints(args)), State()
-    protocol = {"threads": int(os.environ.get("OMP_NUM_THREADS", 0)), "setting": os.environ.get("TOY_SETTING")}
+    protocol = {"threads": given_threads(args), "setting": os.environ.get("TOY_SETTING")}
     with run.started(protocol, state):
-        seen = {"threads": os.environ.get("OMP_NUM_THREADS"), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        seen = {"threads": given_threads(args), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
         seen["cores"] = sorted(os.sched_getaffinity(0))
         Path(run.folder, "seen.json").write_text(json.dumps(seen))
         run.begin("counting", args.total_timesteps, state)

@@ -1,0 +1,71 @@
+"""How many processor cores a run may use, and with how many threads it was asked to compute."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where Linux shows the limits of a container."""
+OWN = Path("/proc/self/cgroup")
+"""Where it shows which cgroups this process is in."""
+
+
+class ThreadFlags(Protocol):
+    """The flag on threads."""
+
+    threads: int | None
+
+
+def given_threads(args: ThreadFlags) -> int | None:
+    """Threads to compute with, by `--threads` or else by OMP_NUM_THREADS; None where neither says it."""
+    if args.threads is not None:
+        return args.threads
+    with contextlib.suppress(KeyError, ValueError):
+        return int(os.environ["OMP_NUM_THREADS"].split(",")[0])  # a list is of nested levels
+    return None
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use, by its affinity or by the quota of its container, whichever is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([cores, *_quotas()])))
+
+
+def processor_kind() -> str:
+    """Eight letters and digits for the kind of processor: other ones where it has other instructions."""
+    about = platform.machine() + platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        about += "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    return hashlib.sha256(about.encode()).hexdigest()[:8]
+
+
+def _quotas() -> Iterator[float]:
+    """Seconds of processor time per second that the cgroups of this process allow, from its own up to the outermost."""
+    with contextlib.suppress(OSError):
+        for line in OWN.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = CGROUPS / "cpu" if controllers else CGROUPS  # cgroups of version 1 and 2
+            own = root / path.lstrip("/")  # may be missing: a container can show its own cgroup as the outermost
+            for folder in (own, *own.parents[: len(own.parts) - len(root.parts)]):
+                yield _quota(folder)
+
+
+def _quota(folder: Path) -> float:
+    """Seconds of processor time per second in a cgroup; infinite where there is no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = map(int, (folder / "cpu.max").read_text().split())  # "max" has no number
+        return quota / period
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return quota / period if quota > 0 else math.inf
+    return math.inf
