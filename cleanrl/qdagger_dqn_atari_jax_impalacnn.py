@@ -565,7 +565,8 @@ def make_learn(
 
     It is dispatched, not waited for, and takes the memory of the state it is given. `loss_fn` maps params, target params,
     batch and what else it needs to a loss and further values. The metrics (len(loss_fn's outputs) + 1,) are those of the
-    last update and stay on the device; the last is 1 while every loss was finite. `scan` makes the K updates one call.
+    last update and stay on the device; the last is 1 while every loss was finite. `scan` makes the K updates one call,
+    for accelerators.
     """
 
     def update(q_state: QState, batch: Batch, learning_rate: Array, *needs: Any) -> tuple[QState, Array]:
@@ -584,7 +585,7 @@ def make_learn(
         q_state, metrics = lax.scan(lambda q_state, batch: update(q_state, batch, *rest), q_state, batches)
         return q_state, metrics[-1]
 
-    update_once = jax.jit(update, donate_argnums=0)
+    update_once = jax.jit(update, donate_argnums=0, compiler_options=in_jax.cpu_options())
 
     def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rest: Any) -> tuple[QState, Array]:
         if scan:

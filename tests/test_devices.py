@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cleanrl import dqn_atari
-from cleanrl_utils.devices import cores, in_torch
+from cleanrl_utils.devices import cores, in_jax, in_torch
 from tests.conftest import TINY_DQN
 
 ROOT = Path(__file__).parents[1]
@@ -157,3 +157,9 @@ def test_what_jax_compiles_is_kept_in_the_cache_folder_of_the_user(cache, kept):
     assert done.returncode == 0, done.stderr
     assert ("compiled code is not kept" in done.stderr) is not kept
     assert bool(list(Path("cache").glob("cleanrl/jaxlib-*/*-cache"))) is kept
+
+
+def test_options_of_xla_are_used_where_it_knows_them(monkeypatch):
+    assert in_jax.cpu_options.__wrapped__() == in_jax.FASTER_ON_CPU
+    monkeypatch.setattr(in_jax, "FASTER_ON_CPU", {"xla_no_such_option": "1"})
+    assert in_jax.cpu_options.__wrapped__() == {}
