@@ -441,7 +441,7 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": described(device), "threads": threads}
+    about = described(device) | {"threads": threads}
     with run.started(protocol(args) | about, state):
         if state.envs.cut_at is not None:
             run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")

@@ -594,7 +594,7 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": in_torch.described(device), "compiled": learner.compiled, "bf16": learner.bf16, "threads": threads}
+    about = in_torch.described(device) | {"compiled": learner.compiled, "bf16": learner.bf16, "threads": threads}
     with run.started(protocol(args) | about, state):
         train(state, args, run)
         if args.save_model:

@@ -48,6 +48,8 @@ class Args(TrainingArgs):
 
     exp_name: FileName = "dqn_atari_jax"
     """name of this experiment, in the run folder and in the model file"""
+    xla_deterministic: bool = True
+    """ask XLA for deterministic kernels on a GPU"""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """where networks live; auto: CUDA if there is one, else the CPU"""
     buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -637,7 +639,7 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": in_jax.described(device), "compiled": True, "bf16": learner.bf16, "threads": threads}
+    about = in_jax.described(device) | {"compiled": True, "bf16": learner.bf16, "threads": threads}
     with run.started(protocol(args) | about, state):
         train(state, args, run)
         if args.save_model:

@@ -46,6 +46,8 @@ class Args(TrainingArgs):
 
     exp_name: FileName = "dqn_jax"
     """name of this experiment, in the run folder and in the model file"""
+    xla_deterministic: bool = True
+    """ask XLA for deterministic kernels on a GPU"""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """where the network lives; auto: CUDA if there is one, else the CPU, which is faster for small networks"""
     checkpoint_frequency: NotNegative | None = 0
@@ -459,7 +461,7 @@ def main(args: Args) -> Path:
         act_rng=np.random.default_rng([args.seed, 1]),
         sample_rng=np.random.default_rng([args.seed, 2]),
     )
-    about = {"device": described(device), "threads": threads}
+    about = described(device) | {"threads": threads}
     with run.started(protocol(args) | about, state):
         if state.envs.cut_at is not None:
             run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")

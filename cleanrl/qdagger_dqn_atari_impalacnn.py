@@ -818,7 +818,7 @@ def main(args: Args) -> Path:
 
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)
-    about = {"device": in_torch.described(device), "compiled": learner.compiled, "bf16": learner.bf16}
+    about = in_torch.described(device) | {"compiled": learner.compiled, "bf16": learner.bf16}
     about |= {"threads": threads, "teacher": public_name(source)}
     with run.started(protocol(args) | about, state):
         if not run.resumed:

@@ -51,6 +51,8 @@ class Args(TrainingArgs):
 
     exp_name: FileName = "qdagger_dqn_atari_jax_impalacnn"
     """name of this experiment, in the run folder and in the model file"""
+    xla_deterministic: bool = True
+    """ask XLA for deterministic kernels on a GPU"""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """where networks live; auto: CUDA if there is one, else the CPU"""
     buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -865,7 +867,7 @@ def main(args: Args) -> Path:
 
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)
-    about = {"device": in_jax.described(device), "compiled": True, "bf16": learner.bf16}
+    about = in_jax.described(device) | {"compiled": True, "bf16": learner.bf16}
     about |= {"threads": threads, "teacher": public_name(source)}
     with run.started(protocol(args) | about, state):
         if not run.resumed:

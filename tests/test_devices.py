@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from cleanrl import dqn_atari
 from cleanrl_utils.devices import cores, in_jax, in_torch
 from tests.conftest import TINY_DQN
+from tests.test_checkpoint import the_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,6 +159,9 @@ def test_what_jax_compiles_is_kept_in_the_cache_folder_of_the_user(cache, kept):
     assert done.returncode == 0, done.stderr
     assert ("compiled code is not kept" in done.stderr) is not kept
     assert bool(list(Path("cache").glob("cleanrl/jaxlib-*/*-cache"))) is kept
+    assert (
+        "--xla_gpu_deterministic_ops=true" in json.loads(Path(the_run(), "config.json").read_text())["protocol"]["xla_flags"]
+    )
 
 
 def test_options_of_xla_are_used_where_it_knows_them(monkeypatch):

@@ -181,7 +181,8 @@ def test_the_replay_of_vectors_is_identical_in_both_frameworks():
 @TWINS
 def test_twins_have_the_same_flags_in_the_same_order_with_the_same_defaults(ours, theirs):
     def flags(script):
-        fields = [field for field in dataclasses.fields(script.Args) if field.name not in ("cuda", "torch_deterministic")]
+        of_a_framework = ("cuda", "torch_deterministic", "xla_deterministic")
+        fields = [field for field in dataclasses.fields(script.Args) if field.name not in of_a_framework]
         return [(field.name, field.default) for field in fields if "exp_name" not in field.name]
 
     assert flags(ours) == flags(theirs)

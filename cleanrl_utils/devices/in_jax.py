@@ -19,6 +19,8 @@ FASTER_ON_CPU = {
 }
 """Options of XLA that leave convolutions to Eigen, whose gradients are faster than YNNPACK's, and the rest as it is."""
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
 
 @functools.cache
 def cpu_options() -> dict[str, str]:
@@ -33,6 +35,8 @@ def cpu_options() -> dict[str, str]:
 def choose_devices(args: Any) -> tuple[jax.Device, jax.Device]:
     """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
     _keep_compiled_code()
+    if args.xla_deterministic and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()  # read when JAX is first used
     if args.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # before its first use: leaves a GPU and its memory alone
     found = {name: _devices(name) for name in ("cpu", "cuda")}
@@ -70,9 +74,11 @@ def device_name(device: jax.Device) -> str:
     return {"gpu": "cuda"}.get(device.platform, device.platform)
 
 
-def described(device: jax.Device) -> str:
-    """A device for the record: its kind, and which GPU it is."""
-    return f"cuda ({device.device_kind})" if device.platform == "gpu" else device.platform
+def described(device: jax.Device) -> dict[str, str | None]:
+    """What computes, for the record: the kind of the device, which GPU it is, and what was asked of XLA."""
+    name = f"cuda ({device.device_kind})" if device.platform == "gpu" else device.platform
+    precision = jax.config.jax_default_matmul_precision
+    return {"device": name, "xla_flags": os.environ.get("XLA_FLAGS"), "matmul_precision": precision}
 
 
 def _devices(platform: str) -> list[jax.Device]:

@@ -48,9 +48,9 @@ def _need_a_folder_for_compiled_code() -> None:
         atexit.register(temporary.cleanup)
 
 
-def described(device: torch.device) -> str:
-    """A device for the record: its type, and which GPU it is."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+def described(device: torch.device) -> dict[str, str]:
+    """What computes, for the record: the type of the device, and which GPU it is."""
+    return {"device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type}
 
 
 class BatchFlags(ThreadFlags, Protocol):
