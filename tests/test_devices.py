@@ -110,6 +110,12 @@ def test_a_number_of_threads_that_is_given_is_not_timed(monkeypatch, flag, varia
     assert network.now == 0
 
 
+@pytest.mark.parametrize("nonsense", ["", "0", "-1", "many"])
+def test_a_variable_that_is_no_number_of_threads_is_left_aside(monkeypatch, nonsense):
+    monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
+    assert cores.given_threads(dqn_atari.Args()) is None
+
+
 @pytest.mark.parametrize(
     ("of_process", "limits", "allowed"),
     [

@@ -76,7 +76,7 @@ class Work:
         return next((run for run in runs if run[1].get("status") == "complete"), runs[-1] if runs else None)
 
     def next_command(self) -> list[str]:
-        """What is to be done: the words of a command. None: it is complete."""
+        """What is to be done: the words of a command; no words where it is complete."""
         found = self.run()
         if found is not None and found[1].get("status") == "complete":
             return []

@@ -27,9 +27,8 @@ def given_threads(args: ThreadFlags) -> int | None:
     """Threads to compute with, by `--threads` or else by OMP_NUM_THREADS; None where neither says it."""
     if args.threads is not None:
         return args.threads
-    with contextlib.suppress(KeyError, ValueError):
-        return int(os.environ["OMP_NUM_THREADS"].split(",")[0])  # a list is of nested levels
-    return None
+    number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is of nested levels
+    return int(number) if number.isdecimal() and int(number) > 0 else None
 
 
 def num_cores() -> int:

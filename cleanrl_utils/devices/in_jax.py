@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.devices import common
@@ -18,8 +19,8 @@ FASTER_ON_CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 }
 """Options of XLA that leave convolutions to Eigen, whose gradients are faster than YNNPACK's, and the rest as it is."""
-
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""What `--xla-deterministic` adds to XLA_FLAGS."""
 
 
 @functools.cache
@@ -59,7 +60,7 @@ def _keep_compiled_code() -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    folder = Path(base, "cleanrl", f"jaxlib-{jax.lib.__version__}-{processor_kind()}")
+    folder = Path(base, "cleanrl", f"jaxlib-{jaxlib.__version__}-{processor_kind()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
