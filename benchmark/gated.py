@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cleanrl_utils.devices.common import keep_freed_memory
+from cleanrl_utils.devices.cores import num_cores
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.run.sinks import TensorBoard
 from cleanrl_utils.run.tracker import Tracker
@@ -181,6 +182,7 @@ def gated(games: type, gate: Gate, overlap: bool) -> type:
 def work(connection: Connection, candidate: Candidate, args: Any) -> None:
     """The process of a candidate."""
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the GPU's memory is shared with the other candidates
+    os.environ.setdefault("OMP_NUM_THREADS", str(num_cores()))  # the same in every turn and for every candidate
     candidate.run(
         Gate(connection, warm_up=1500 if candidate.phase in ("training", "online training") else 20), candidate, args
     )

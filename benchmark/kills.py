@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from cleanrl_utils.devices.cores import num_cores
 from cleanrl_utils.record import read_series
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="a training script and its flags")
     arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(num_cores()))  # the same for all runs that are compared
     if "--save-model" not in arguments.command:
         parser.error("a training script and its flags are missing, among them --save-model")
     random.seed(arguments.seed)
