@@ -94,9 +94,9 @@ def parse(args_class: type[Args], argv: list[str]) -> Args:
         flags, complete = run_flags(Path(resumed), args_class)
         default = args_class(**flags | {"resume": resumed})
         args, free = _parse(args_class, default, argv), {"resume_anyway", "threads"}
-        if args.total_timesteps > default.total_timesteps:
-            args.schedule_timesteps = default.schedule_length
-            free |= {"total_timesteps", "schedule_timesteps"}
+        longer = args.total_timesteps > default.total_timesteps
+        if longer:
+            free |= {"total_timesteps"}
         elif complete:
             more = f"more --total-timesteps than its {default.total_timesteps} train it further, if its checkpoint was kept"
             allowed = f"is complete; {more}; `cleanrl_utils.huggingface push` uploads it"
@@ -105,6 +105,8 @@ def parse(args_class: type[Args], argv: list[str]) -> Args:
             if getattr(args, name) != getattr(default, name):
                 allowed = f"--resume takes all flags from the run, where it is {getattr(default, name)}"
                 raise BadInput(flag(name), getattr(args, name), allowed)
+        if longer:
+            args.schedule_timesteps = default.schedule_length
         return args
     return _parse(args_class, args_class(**load_yaml(path, args_class)) if path is not None else args_class(), argv)
 

@@ -151,8 +151,14 @@ def test_where_there_is_no_terminal_lines_say_how_far_a_run_is(train, capsys, mo
     [
         (["--total-timesteps", "90"], "nothing will be learned in --total-timesteps 90 (--learning-starts 100"),
         (["--total-timesteps", "100"], "nothing will be learned"),
-        (["--total-timesteps", "101"], ""),
+        (["--total-timesteps", "101"], "--target-network-frequency 20 comes due in no step after --learning-starts 100"),
+        (["--total-timesteps", "121"], ""),
         (["--total-timesteps", "300", "--train-frequency", "400"], "nothing will be learned"),
+        (
+            ["--total-timesteps", "190", "--target-network-frequency", "99"],
+            "--target-network-frequency 99 comes due in no step",
+        ),
+        (["--total-timesteps", "300", "--keep-checkpoint"], "--keep-checkpoint keeps nothing"),
         (["--total-timesteps", "300", "--learning-starts", "0", "--n-step", "300"], "nothing will be learned"),
         (["--total-timesteps", "300", "--target-network-frequency", "301"], "the target network keeps its first weights"),
     ],
@@ -160,7 +166,7 @@ def test_where_there_is_no_terminal_lines_say_how_far_a_run_is(train, capsys, mo
 def test_flags_that_leave_a_loop_nothing_to_do_are_told(train, capsys, monkeypatch, flags, line):
     monkeypatch.setattr(dqn_vector, "LOG_FREQUENCY", 1)
     folder = train(dqn_vector, *TINY_DQN, *flags)
-    told = [line for line in capsys.readouterr().err.splitlines() if "nothing will be" in line or "first weights" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if re.search("nothing|first weights", line)]
     assert (len(told) == 1 and line in told[0]) if line else not told
     assert ("losses/td_loss" in scalars(folder)) == ("nothing will be learned" not in line)
 
@@ -201,6 +207,8 @@ def test_a_complete_run_is_trained_further_only_with_more_steps_and_its_checkpoi
     for flags in ([], ["--total-timesteps", "300"], ["--total-timesteps", "200"]):
         assert "more --total-timesteps than its 300" in refused(dqn_vector, "--resume", folder, *flags)
     assert "--initial-model" in refused(dqn_vector, "--resume", folder, "--total-timesteps", "400")
+    other = ["--total-timesteps", "400", "--schedule-timesteps", "350"]
+    assert "--schedule-timesteps 350" in refused(dqn_vector, "--resume", folder, *other)
 
 
 @pytest.mark.parametrize("first", [dqn_vector, dqn_jax], ids=["of torch", "of jax"])

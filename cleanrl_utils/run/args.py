@@ -68,16 +68,25 @@ class TrainingArgs(RunArgs):
 
 
 def empty_phases(args: RunArgs) -> list[str]:
-    """A line for each pair of flags that leaves a loop nothing to do: no update, or no target sync."""
+    """A line for each pair of flags that leaves nothing to do: no update, no target sync, or no checkpoint to keep."""
     lines = []
+    if getattr(args, "keep_checkpoint", False) and args.checkpoint_frequency == 0:
+        lines.append("--keep-checkpoint keeps nothing, since --checkpoint-frequency is 0")
     if hasattr(args, "learning_starts"):
         num_envs, period, total = args.num_envs, args.train_frequency, args.total_timesteps
         first, end = (-(-steps // num_envs) * num_envs for steps in (args.learning_starts, total))  # whole vector steps
         if end // period <= first // period or end // num_envs <= args.n_step:
             reasons = f"--learning-starts {args.learning_starts:,}, --train-frequency {period:,}, --n-step {args.n_step}"
-            lines.append(
-                f"nothing will be learned in --total-timesteps {total:,} ({reasons}): the weights stay as they begin"
+            online, left = "", "they begin"
+            if hasattr(args, "offline_steps"):
+                online, left = "online ", "the offline phase leaves them"
+            where = f"{online}in --total-timesteps {total:,} ({reasons})"
+            lines.append(f"nothing will be learned {where}: the weights stay as {left}")
+        elif (sync := args.target_network_frequency) and first // sync == end // sync > 0:
+            numbers = (
+                f"--target-network-frequency {sync:,} comes due in no step after --learning-starts {args.learning_starts:,}"
             )
+            lines.append(f"{numbers}: the target network keeps its first weights")
     for period, steps in (
         ("target_network_frequency", "total_timesteps"),
         ("offline_target_network_frequency", "offline_steps"),
