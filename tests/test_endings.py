@@ -245,6 +245,11 @@ def test_a_buffer_that_does_not_fit_is_refused_with_what_would(refused, monkeypa
         require_memory("--buffer-size", 200_000, 200_000, 1_000_000_000)
 
 
+def test_a_buffer_that_no_machine_could_promise_is_refused_though_little_of_it_would_be_filled(refused):
+    for script in (dqn_atari, dqn_atari_jax):
+        assert "GB is all there is: at most" in refused(script, *TINY_RUN, "--buffer-size", "10000000000")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_free_memory_is_at_most_what_the_system_has():
     assert 0 < common.free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

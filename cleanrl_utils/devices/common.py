@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,11 +62,20 @@ def _numbers(path: str) -> dict[str, int]:
 
 
 def require_memory(flag: str, transitions: int, filled: int, free: int | None) -> None:
-    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more than the `free` bytes."""
-    needed = min(transitions, filled) * TRANSITION_BYTES
-    if free is not None and needed > free:
-        fits = max(0, free // TRANSITION_BYTES // 1000 * 1000)
-        allowed = f"needs {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: at most {fits:,} would fit"
+    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more than the `free` bytes.
+
+    Also where the whole ring takes more than the machine has: memory that is never filled is not taken, but no system
+    promises that much.
+    """
+    if free is None:
+        return
+    needed, limit, which = min(transitions, filled) * TRANSITION_BYTES, free, "are free"
+    if needed <= free and hasattr(os, "sysconf"):
+        needed, which = transitions * TRANSITION_BYTES, "is all there is"
+        limit = max(free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if needed > limit:
+        fits = max(0, limit // TRANSITION_BYTES // 1000 * 1000)
+        allowed = f"needs {needed / 1e9:.1f} GB of memory, and {limit / 1e9:.1f} GB {which}: at most {fits:,} would fit"
         raise BadInput(flag, f"{transitions:,}", allowed)
 
 
