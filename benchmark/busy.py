@@ -1,6 +1,6 @@
 """What other work on the same cores costs an update of the PyTorch scripts, by the number of threads.
 
-    python benchmark/busy.py                                        # QDagger's IMPALA student: 6 minutes on 2 cores
+    python benchmark/busy.py                                        # QDagger's IMPALA student
     python benchmark/busy.py --script dqn_atari --no-bf16
 
 Neighbours are processes that never rest. Every way to use threads has its turn under each of them, in rounds; each turn is a
@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from gated import Candidate, filled_buffer, load, run_update, script_args, torch_update
+from gated import Candidate, NoiseArgs, filled_buffer, load, run_update, script_args, torch_update
 
 from cleanrl_utils import flags
 from cleanrl_utils.console import notice
@@ -44,7 +44,7 @@ NEIGHBOURS = {"none": [], "one": [0], "two": [0, 0], "one at nice 19": [19], "tw
 
 
 @dataclass
-class Args:
+class Args(NoiseArgs):
     """Measure updates beside busy neighbours."""
 
     script: Literal["dqn_atari", "qdagger_dqn_atari_impalacnn"] = "qdagger_dqn_atari_impalacnn"
@@ -59,14 +59,6 @@ class Args:
     """turns of each"""
     window: PositiveFloat = 4.0
     """seconds of a turn"""
-    batch_size: Positive = 32
-    """transitions per update"""
-    env_id: str = "PongNoFrameskip-v4"
-    """Atari game; no matter, as the buffer holds noise"""
-    num_envs: Positive = 8
-    """games whose transitions the buffer holds"""
-    train_frequency: Positive = 4
-    """of the script; no matter here"""
     buffer_size: Positive = 5000
     """transitions in the buffer"""
     device: Literal["cpu"] = "cpu"

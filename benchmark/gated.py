@@ -20,6 +20,7 @@ import numpy as np
 
 from cleanrl_utils.devices.common import keep_freed_memory
 from cleanrl_utils.devices.cores import num_cores
+from cleanrl_utils.ranges import Positive
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.run.sinks import TensorBoard
 from cleanrl_utils.run.tracker import Tracker
@@ -196,6 +197,20 @@ def load(name: str) -> ModuleType:
 def devices(module: ModuleType) -> ModuleType:
     """The helper that knows the devices of a script's framework."""
     return module.in_torch if hasattr(module, "in_torch") else module.in_jax
+
+
+@dataclass
+class NoiseArgs:
+    """Settings of an update that is measured without environments, on a buffer of noise: what `script_args` reads."""
+
+    batch_size: Positive = 32
+    """transitions per update"""
+    env_id: str = "PongNoFrameskip-v4"
+    """Atari game; no matter, as the buffer holds noise"""
+    num_envs: Positive = 8
+    """games whose transitions the buffer holds"""
+    train_frequency: Positive = 4
+    """of the script; no matter here"""
 
 
 def script_args(module: ModuleType, candidate: Candidate, args: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from gated import Candidate, filled_buffer, load, run_update, script_args, torch_update
+from gated import Candidate, NoiseArgs, filled_buffer, load, run_update, script_args, torch_update
 
 from cleanrl_utils import flags
 from cleanrl_utils.devices import in_torch
@@ -33,7 +33,7 @@ KINDS = {
 
 
 @dataclass
-class Args:
+class Args(NoiseArgs):
     """Profile an update of the PyTorch scripts."""
 
     script: Literal["dqn_atari", "qdagger_dqn_atari_impalacnn"] = "dqn_atari"
@@ -42,16 +42,8 @@ class Args:
     """with torch.compile"""
     bf16: bool = False
     """in bfloat16"""
-    batch_size: int = 32
-    """transitions per update"""
     updates: int = 50
     """updates to profile"""
-    env_id: str = "PongNoFrameskip-v4"
-    """Atari game; no matter, as the buffer holds noise"""
-    num_envs: int = 8
-    """games whose transitions the buffer holds"""
-    train_frequency: int = 4
-    """of the script; no matter here"""
     buffer_size: int = 20_000
     """transitions in the buffer"""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -462,7 +462,7 @@ def make_learn(
         q_state, metrics = lax.scan(lambda q_state, batch: update(q_state, batch, *rest), q_state, batches)
         return q_state, metrics[-1]
 
-    update_once = jax.jit(update, donate_argnums=0, compiler_options=in_jax.cpu_options())
+    update_once = jax.jit(update, donate_argnums=0, compiler_options={} if scan else in_jax.cpu_options())
 
     def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rest: Any) -> tuple[QState, Array]:
         if scan:

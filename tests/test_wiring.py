@@ -157,7 +157,7 @@ def test_a_student_without_distillation_learns_the_values_of_the_chain(train, ta
 def test_online_a_student_learns_the_values_of_the_chain(train, taught):
     script, _ = taught
     flags = [*LONG, *TEACHING, "--offline-steps", "2", "--distill-coefficient", "0", "--exploration-fraction", "0"]
-    flags += ["--batch-size", "32"]
+    flags += ["--batch-size", "32"]  # rounding alone would move values past the tolerance with smaller ones
     assert q_values(script, train(script, *flags)) == pytest.approx(VALUES, abs=0.1)
 
 

@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
+from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput
 
 TRANSITION_BYTES = 84 * 84 + 10
@@ -77,6 +79,17 @@ def require_memory(flag: str, transitions: int, filled: int, free: int | None) -
         fits = max(0, limit // TRANSITION_BYTES // 1000 * 1000)
         allowed = f"needs {needed / 1e9:.1f} GB of memory, and {limit / 1e9:.1f} GB {which}: at most {fits:,} would fit"
         raise BadInput(flag, f"{transitions:,}", allowed)
+
+
+def keeps_compiled_code(folder: str, name: str) -> bool:
+    """Make the folder and try whether it can be written; where not, say so by its `name`."""
+    try:
+        os.makedirs(folder, exist_ok=True)  # refuses an empty name, which a Path takes for the folder that we are in
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        notice(f"{name} cannot be written ({error.strerror}): compiled code is not kept")
+        return False
+    return True
 
 
 def keep_freed_memory() -> None:

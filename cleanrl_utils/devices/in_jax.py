@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -60,14 +58,9 @@ def _keep_compiled_code() -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    folder = Path(base, "cleanrl", f"jaxlib-{jaxlib.__version__}-{processor_kind()}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        notice(f"{folder} cannot be written ({error.strerror}): compiled code is not kept")
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = os.path.join(base, "cleanrl", f"jaxlib-{jaxlib.__version__}-{processor_kind()}")
+    if common.keeps_compiled_code(folder, folder):
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def device_name(device: jax.Device) -> str:

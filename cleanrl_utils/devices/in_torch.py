@@ -36,13 +36,7 @@ def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
 def _need_a_folder_for_compiled_code() -> None:
     """Where torch cannot write the code that it compiles, give it a temporary folder: its optimizers fail without one."""
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if folder is None:
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        notice(f"TORCHINDUCTOR_CACHE_DIR {folder} cannot be written ({error.strerror}): compiled code is not kept")
+    if folder is not None and not common.keeps_compiled_code(folder, f"TORCHINDUCTOR_CACHE_DIR {folder}"):
         temporary = tempfile.TemporaryDirectory(prefix="torchinductor_")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary.name
         atexit.register(temporary.cleanup)
@@ -68,16 +62,16 @@ def choose_threads(args: BatchFlags, network: nn.Module, obs_shape: tuple[int, .
     """
     threads = given_threads(args)
     if threads is None:
-        on_cpu = next(network.parameters()).device.type == "cpu"
-        batch = torch.zeros(args.batch_size, *obs_shape)
-        threads = _fastest(network, (batch, *inputs)) if on_cpu and num_cores() > 1 else num_cores()
+        threads = num_cores()
+        if threads > 1 and next(network.parameters()).device.type == "cpu":
+            threads = _fastest(threads, network, (torch.zeros(args.batch_size, *obs_shape), *inputs))
     torch.set_num_threads(threads)
     return threads
 
 
-def _fastest(network: nn.Module, inputs: tuple[Any, ...]) -> int:
-    """The number of threads, up to the number of cores, with which the passes of an update take the least time, in turn."""
-    choices = sorted({*(2**k for k in range(num_cores().bit_length())), num_cores()})
+def _fastest(cores: int, network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """The number of threads, up to one per core, with which the passes of an update take the least time, in turn."""
+    choices = sorted({*(2**k for k in range(cores.bit_length())), cores})
     passes: dict[int, list[float]] = {threads: [] for threads in choices}
     with working("timing threads (--threads leaves that out)"):
         for _ in range(TURNS):
