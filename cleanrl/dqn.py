@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanrl_utils import flags
-from cleanrl_utils.devices.common import read_metrics
+from cleanrl_utils.devices.common import free_memory, read_metrics, require_memory
 from cleanrl_utils.devices.in_torch import be_deterministic, choose_devices, choose_threads, described
 from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, require_vector_env, sizes
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
@@ -176,6 +176,11 @@ class ReplayBuffer:
         Three, of which one may be a reset and the next a cut's, and n more.
         """
         return n_step + 3
+
+    @staticmethod
+    def transition_bytes(obs_size: int) -> int:
+        """Memory that a transition takes: the numbers of its observation, and what a step brought."""
+        return 4 * obs_size + 15
 
     def add(self, obs: np.ndarray, actions: np.ndarray, step: Step) -> None:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
@@ -427,11 +432,13 @@ def main(args: Args) -> Path:
     check(args)
     device, _ = choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
+    obs_size, _ = sizes(args)
+    each = ReplayBuffer.transition_bytes(obs_size)
+    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free_memory(), each)
     run = Run(args, Checkpoints(args))
 
     torch.manual_seed(args.seed)
     be_deterministic(args, device)
-    obs_size, _ = sizes(args)
     learner = Learner(args, device)
     threads = choose_threads(args, learner.q_network, (obs_size,))
     state = State(

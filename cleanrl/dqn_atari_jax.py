@@ -23,7 +23,7 @@ from jax import Array, lax
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_jax
-from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, require_memory
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
@@ -628,7 +628,7 @@ def main(args: Args) -> Path:
     threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
     args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
-    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, in_jax.free_memory(buffer_device))
+    in_jax.require_memory("--buffer-size", args.buffer_size, args.total_timesteps, buffer_device)
     run = Run(args, Checkpoints(args))
 
     learner = Learner(args, device)

@@ -122,16 +122,19 @@ def collect(args: Args) -> Dataset:
     """`n_steps` transitions of the uniformly random policy, episode after episode."""
     env, rng = vector_env(args), np.random.default_rng([args.seed, 1])
     num_actions, steps = int(env.action_space.n), []
-    obs, _ = env.reset(seed=int(env_seeds(args.seed, TRAINING, np.zeros(1, dtype=int))[0]))
-    obs = obs.copy()  # an environment may write on into what it gave
+
+    def seen(obs: np.ndarray, where: str) -> np.ndarray:
+        require_finite(args.env_id, "an observation", obs, where)
+        return obs.copy()  # an environment may write on into what it gave
+
+    obs = seen(env.reset(seed=int(env_seeds(args.seed, TRAINING, np.zeros(1, dtype=int))[0]))[0], "the first reset")
     for step in range(1, args.n_steps + 1):
         action = int(rng.integers(num_actions))
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        next_obs = next_obs.copy()
         require_finite(args.env_id, "a reward", reward, f"step {step}")
-        require_finite(args.env_id, "an observation", next_obs, f"step {step}")
+        next_obs = seen(next_obs, f"step {step}")
         steps.append((obs, action, reward, next_obs, bool(terminated)))
-        obs = env.reset()[0].copy() if terminated or truncated else next_obs
+        obs = seen(env.reset()[0], f"the reset after step {step}") if terminated or truncated else next_obs
     env.close()
     obs, actions, rewards, next_obs, terminations = (np.array(column) for column in zip(*steps, strict=True))
     return Dataset(
@@ -285,11 +288,13 @@ def main(args: Args) -> Path:
         def evaluate_model(iteration: int) -> Evaluation:
             policy = player(model, num_actions)
             episodes = Episodes(args, EVALUATION, args.eval_episodes)
-            result = evaluate(policy, episodes, args.seed, args.eval_epsilon, args.eval_max_steps)
-            metrics = {"eval/episodic_return": result.mean, "charts/score": model.score(inputs, targets)}
-            run.scalars(metrics | {"charts/mean_target": targets.mean()}, iteration)
-            if args.capture_video:
-                film_episode(policy, args, run.folder.name, f"iteration-{iteration}")
+            with run.evaluating():
+                result = evaluate(policy, episodes, args.seed, args.eval_epsilon, args.eval_max_steps)
+                if args.capture_video:
+                    film_episode(policy, args, run.folder.name, f"iteration-{iteration}")
+                score = model.score(inputs, targets)
+            metrics = {"eval/episodic_return": result.mean, "charts/score": score, "charts/mean_target": targets.mean()}
+            run.scalars(metrics, iteration)
             return result
 
         run.begin("fitting", args.n_iterations, unit="iterations")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_torch
-from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, require_memory
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
@@ -799,6 +799,8 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = in_torch.choose_devices(args)
+    for name, steps in (("teacher_steps", args.teacher_steps), ("buffer_size", args.total_timesteps)):
+        in_torch.require_memory(flags.flag(name), getattr(args, name), steps, buffer_device)
     run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
@@ -812,9 +814,6 @@ def main(args: Args) -> Path:
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     for name in ("teacher_steps", "buffer_size"):
         setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
-    free = in_torch.free_memory(buffer_device)
-    require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, free)
-    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free)
 
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)

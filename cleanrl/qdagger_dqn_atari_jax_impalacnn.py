@@ -24,7 +24,7 @@ from jax import Array, lax
 from cleanrl_utils import flags
 from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_jax
-from cleanrl_utils.devices.common import keep_freed_memory, read_metrics, require_memory
+from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
@@ -852,6 +852,8 @@ def main(args: Args) -> Path:
     keep_freed_memory()
     threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
+    for name, steps in (("teacher_steps", args.teacher_steps), ("buffer_size", args.total_timesteps)):
+        in_jax.require_memory(flags.flag(name), getattr(args, name), steps, buffer_device)
     run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
@@ -861,9 +863,6 @@ def main(args: Args) -> Path:
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     for name in ("teacher_steps", "buffer_size"):
         setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
-    free = in_jax.free_memory(buffer_device)
-    require_memory("--teacher-steps", args.teacher_steps, args.teacher_steps, free)
-    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free)
 
     state = State(learner, scores)
     enter(state, run.saved_phase or "collection", args, buffer_device)

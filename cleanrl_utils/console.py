@@ -5,42 +5,51 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+SHOW_AFTER = 2.0
+"""Seconds after which work without a progress bar of its own is shown."""
+
 
 class ErrorStream:
-    """The error stream for what is shown only. Once it is gone (a closed pipe, a full disk) nothing is shown any more."""
+    """A stream that may go away (a closed pipe, a full disk): then nothing is shown any more, and the run goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    @property
-    def _stream(self) -> Any:
-        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # rich puts a stream of its own there for its bars
-
     def write(self, text: str) -> int:
         """Write, if that is possible."""
-        with _going_on_without():
+        with self._going_on_without():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, if that is possible."""
-        with _going_on_without():
+        with self._going_on_without():
             self._stream.flush()
 
+    @contextlib.contextmanager
+    def _going_on_without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            put_null_device(self._stream.fileno())
 
-@contextlib.contextmanager
-def _going_on_without() -> Iterator[None]:
-    """Where the error stream is gone, put the null device in its place: a run does not end for want of a reader."""
-    try:
-        yield
-    except OSError:
-        put_null_device(2)
+
+def guard_error_stream() -> None:
+    """Let the error stream go away without an error in whatever writes to it: our lines, bars, libraries' warnings."""
+    if sys.stderr is None:  # closed by who started the program
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    if not isinstance(sys.stderr, ErrorStream):
+        sys.stderr = ErrorStream(sys.stderr)
 
 
 def put_null_device(descriptor: int) -> None:
@@ -52,13 +61,13 @@ def put_null_device(descriptor: int) -> None:
 
 def error_console() -> Console:
     """A console for bars and tables on the error stream."""
-    return Console(file=ErrorStream())
+    return Console(stderr=True)
 
 
 def notice(text: str) -> None:
     """Tell the user something on the error stream, where the progress bar is."""
-    with _going_on_without():
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - a line meant for the user
+    sys.stderr.write(f"{text}\n")  # in one piece: another thread may be writing too
+    sys.stderr.flush()
 
 
 def output(text: str) -> None:
@@ -68,9 +77,18 @@ def output(text: str) -> None:
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
-    """A spinner with `text` and the time it has taken, for what has no progress bar; only in a terminal."""
+    """A spinner with `text` and the time it has taken, for what has no progress bar.
+
+    Where there is no terminal, `text` is a line, if the work takes longer than `SHOW_AFTER`.
+    """
     console = error_console()
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as spinner:
-        spinner.add_task(text, total=None)
-        yield
+    line = threading.Timer(SHOW_AFTER, notice, [text])
+    if not console.is_terminal:
+        line.start()
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as spinner:
+            spinner.add_task(text, total=None)
+            yield
+    finally:
+        line.cancel()

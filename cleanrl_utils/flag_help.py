@@ -55,3 +55,15 @@ def field_docs(args_class: type) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
         }
     return texts
+
+
+def in_one_line(box: str) -> str:
+    """What tyro says in a box about a flag."""
+    words = " ".join(re.sub(r"[^\x20-\x7e]+", " ", box.split("For full help")[0]).split())
+    words = words.split(" Argument helptext:")[0]
+    words = re.sub(r"^(.+) (?=\1)", "", words)  # the box's title may be its first words too
+    of_type = re.search(r"Error parsing (--\S+): .*?\b(int|float)\b.*?'([^']*)'", words, re.IGNORECASE)
+    if of_type is None:
+        return words
+    name, kind, value = of_type.groups()
+    return f"{name} {value}: must be a {'whole number' if kind.lower() == 'int' else 'number'}"

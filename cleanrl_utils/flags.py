@@ -8,8 +8,6 @@ import difflib
 import io
 import json
 import operator
-import os
-import re
 import signal
 import sys
 import types
@@ -22,9 +20,9 @@ import tyro
 import yaml
 from annotated_types import Predicate
 
-from cleanrl_utils.console import notice, put_null_device
+from cleanrl_utils.console import guard_error_stream, notice, put_null_device
 from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
-from cleanrl_utils.flag_help import grouped
+from cleanrl_utils.flag_help import grouped, in_one_line
 from cleanrl_utils.record import read_run
 
 Args = TypeVar("Args")
@@ -67,8 +65,7 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     2: a mistake of the user's (`BadInput`); 130: Ctrl-C; 1: training diverged, a file could not be written, or a run
     cannot go on.
     """
-    if sys.stderr is None:  # closed by who started it
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    guard_error_stream()
     try:
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
     except BadInput as error:
@@ -132,13 +129,14 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
                 about, flat = sys.modules[args_class.__module__].__doc__, (tyro.conf.OmitArgPrefixes,)
                 tyro.cli(grouped(args_class, default), prog=program, description=about, args=argv, config=flat)
             return tyro.cli(args_class, prog=program, default=default, args=argv)
-    except BrokenPipeError:  # `--help | head`: who read has had enough
+    except OSError as error:  # of `--help | head`, or a full disk
         put_null_device(sys.stdout.fileno())
-        sys.exit(141)  # as SIGPIPE would, which Windows has not
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # as SIGPIPE would, which Windows has not
+        raise WriteError(Path("standard output"), error) from None
     except SystemExit as stopped:
-        if stopped.code:  # tyro draws a box: its words in one line
-            words = " ".join(re.sub(r"[^\x20-\x7e]+", " ", message.getvalue().split("For full help")[0]).split())
-            notice("error: " + re.sub(r"^(.+) (?=\1)", "", words))  # the box's title may be its first words too
+        if stopped.code:
+            notice(f"error: {in_one_line(message.getvalue())}")
         raise
 
 

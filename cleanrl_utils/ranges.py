@@ -14,6 +14,9 @@ PositiveSizes = tuple[Positive, ...]
 NotNegative = Annotated[int, Ge(0), "must be 0 or more"]
 NotNegativeFloat = Annotated[float, Interval(ge=0, lt=math.inf), "must be 0 or more"]
 Probability = Annotated[float, Interval(ge=0, le=1), "must be between 0 and 1"]
+MOST_THREADS = 1024
+"""With far more no system can begin."""
+Threads = Annotated[int, Interval(ge=1, le=MOST_THREADS), f"must be between 1 and {MOST_THREADS}"]
 Seed = Annotated[int, Interval(ge=0, lt=2**32), "must be 0 or more, and below 2**32"]
 """A seed that every library takes."""
 FileName = Annotated[

@@ -18,6 +18,7 @@ import torch
 
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
+from cleanrl_utils import console
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate
 from cleanrl_utils.flags import parse, run
 from cleanrl_utils.models.files import load_weights, save_params
@@ -79,8 +80,10 @@ def train() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
+def refused(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a script with bad flags; returns the one line of error, after checking status 2 and that nothing was written."""
+
+    monkeypatch.setattr(console, "SHOW_AFTER", 60.0)  # no line for work that takes longer here
 
     def refuse(script, *flags: str) -> str:
         before, _ = sorted(Path().rglob("*")), capsys.readouterr()

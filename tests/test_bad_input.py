@@ -99,7 +99,7 @@ def test_a_cuda_graph_without_cuda(refused, script):
         ("gamma: 3", "--gamma"),
         ("exp_name: 2024-13-45", "not YAML"),
         ("gamma: " + "9" * 400, "a number"),
-        ("[" * 3000, "not YAML"),
+        ("[" * 1200, "not YAML"),
         ("? |\n  two\n  lines\n: 1", "unknown key"),
     ],
 )
@@ -246,7 +246,15 @@ def test_a_video_without_its_packages(refused, script, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"), [(["--num-envs", "many"], "--num-envs"), (["--device", "gpu"], "'cuda'"), (["--nope", "1"], "--nope")]
+    ("flags", "says"),
+    [
+        (["--num-envs", "many"], "error: --num-envs many: must be a whole number"),
+        (["--threads", "all"], "error: --threads all: must be a whole number"),
+        (["--sticky-actions", "some"], "error: --sticky-actions some: must be a number"),
+        (["--threads", "99999999999"], "error: --threads 99999999999: must be between 1 and 1024"),
+        (["--device", "gpu"], "'cuda'"),
+        (["--nope", "1"], "--nope"),
+    ],
 )
 def test_what_the_parser_refuses_is_one_line_too(refused, script, flags, says):
     assert says in refused(script, *flags)

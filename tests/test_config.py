@@ -287,6 +287,13 @@ def test_help_that_nobody_reads_to_its_end_is_no_error():
     assert (ended.stdout, ended.stderr) in (("141\n", ""), ("0\n", "")), "0: all of it fitted into the pipe"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+def test_help_on_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, fqi.__file__, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "error: standard output: cannot be written (No space left on device)\n")
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "config.json"
     write_json(path, {"a": 1})

@@ -110,7 +110,7 @@ def test_a_number_of_threads_that_is_given_is_not_timed(monkeypatch, flag, varia
     assert network.now == 0
 
 
-@pytest.mark.parametrize("nonsense", ["", "0", "-1", "many"])
+@pytest.mark.parametrize("nonsense", ["", "0", "-1", "many", "99999999999"])
 def test_a_variable_that_is_no_number_of_threads_is_left_aside(monkeypatch, nonsense):
     monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
     assert cores.given_threads(dqn_atari.Args()) is None

@@ -25,7 +25,7 @@ from cleanrl_utils.models import files
 from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
 from cleanrl_utils.run.tracker import Tracker
 from cleanrl_utils.seeds import EVALUATION, TRAINING
-from tests.conftest import TINY_DQN, scalars, weights
+from tests.conftest import TINY_DQN, VECTOR_DQN, scalars, twin_is_slow, weights
 from tests.support import pages
 from tests.test_maths import ONLINE, TARGET, TD_LOSSES
 
@@ -307,6 +307,7 @@ def test_twins_have_the_same_loss_and_gradients(double_q, huber):
         assert np.abs(found["kernel"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
 def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(vector_dqn, capsys):
     with pytest.raises(SystemExit) as stopped:
         vector_dqn.flags.run(vector_dqn.main, vector_dqn.Args, [*TINY_DQN, "--learning-rate", "1e30"])
@@ -375,6 +376,7 @@ def test_the_best_evaluated_weights_are_kept_beside_the_last(train, vector_dqn, 
     assert json.loads((folder / "config.json").read_text())["evaluations"]["best evaluation"]["returns"] == [5.0]
 
 
+@pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
 @pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0"])
 @pytest.mark.parametrize("flags", [[], ["--double-q", "--huber", "--n-step", "3"]])
 def test_nothing_is_lost_to_nan_on(train, vector_dqn, env_id, flags):
@@ -417,6 +419,7 @@ def test_an_evaluated_return_is_that_of_one_episode():
     assert result.returns == result.lengths
 
 
+@pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
 def test_an_environment_without_an_end_is_cut_in_evaluation(train, vector_dqn):
     folder = train(vector_dqn, *TINY_DQN, "--env-id", "tests.support.probes:Endless-v0", "--eval-max-steps", "40")
     assert folder.name.startswith("tests.support.probes-Endless-v0__")
@@ -442,6 +445,7 @@ def test_cartpole_is_learned(train, vector_dqn, monkeypatch):
         train(vector_dqn, "--config", str(CONFIGS / "dqn_cartpole.yaml"), "--device", "cpu", "--eval-frequency", "1000")
 
 
+@pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
 def test_flappybird_runs_without_a_screen(train, vector_dqn):
     pytest.importorskip("flappy_bird_gymnasium")
     flags = ["--config", str(CONFIGS / "dqn_flappybird.yaml"), *TINY_DQN, "--eval-episodes", "2", "--eval-max-steps", "200"]

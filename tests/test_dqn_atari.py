@@ -65,6 +65,7 @@ def test_both_frameworks_play_the_same_games_at_random(train):
     assert games[0] == games[1] != []
 
 
+@pytest.mark.slow
 def test_same_seed_gives_identical_weights_and_another_seed_does_not(train, dqn):
     first, second, other = (
         weights(dqn, train(dqn, *TINY_RUN, "--n-step", "3", "--double-q", "--save-model", "--seed", seed))
@@ -76,7 +77,7 @@ def test_same_seed_gives_identical_weights_and_another_seed_does_not(train, dqn)
 
 @pytest.mark.parametrize(
     ("num_envs", "sync_period", "num_syncs"),
-    [pytest.param(1, 50, 10, marks=pytest.mark.slow), (6, 50, 10), (16, 7, 32)],
+    [pytest.param(1, 50, 10, marks=pytest.mark.slow), pytest.param(6, 50, 10, marks=pytest.mark.slow), (16, 7, 32)],
 )
 def test_one_update_per_train_frequency_steps_and_syncs_by_steps(train, dqn, monkeypatch, num_envs, sync_period, num_syncs):
     syncs, shares, sync = [], [], dqn.sync
@@ -146,7 +147,7 @@ def test_updates_change_the_weights_only_after_learning_starts(train, dqn):
     assert not any(equal(trained, initial))
 
 
-@pytest.mark.parametrize("first", [dqn_atari, dqn_atari_jax], ids=["of torch", "of jax"])
+@pytest.mark.parametrize("first", twin_is_slow(dqn_atari, dqn_atari_jax), ids=["of torch", "of jax"])
 def test_a_run_starts_from_the_weights_it_is_given_by_either_framework(train, dqn, first):
     folder = train(first, *TINY_RUN, "--save-model", "--seed", "5")
     model = str(folder / f"{first.Args().exp_name}.cleanrl_model")
@@ -179,6 +180,7 @@ CYCLE = "--num-envs 4 --learning-rate 1e-3 --one-cycle --learning-starts 32".spl
 CYCLED = [dqn_atari.one_cycle(1e-3, 64, step) for step in range(32, 64, 4)]
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_on_a_line_in_jax(train, monkeypatch):
     rates, make_learn = [], dqn_atari_jax.make_learn
 

@@ -17,6 +17,7 @@ import torch
 
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi
+from cleanrl_utils import console
 from cleanrl_utils.devices import common, in_torch
 from cleanrl_utils.devices.common import require_memory
 from cleanrl_utils.errors import BadInput
@@ -137,13 +138,57 @@ def test_a_tracker_that_refuses_leaves_no_folder(refused, monkeypatch):
 
 
 def test_where_there_is_no_terminal_lines_say_how_far_a_run_is(train, capsys, monkeypatch):
-    monkeypatch.setattr(tracker, "SAY_AFTER", 0.0)
+    monkeypatch.setattr(tracker, "SAY_AFTER", 0.001)
     folder = train(dqn_vector, *TINY_DQN, "--total-timesteps", "300")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"run folder: {folder}"
     assert lines[1] == "training: 0/300 steps"
     assert any(re.match(r"training: \d+/300 steps, [\d,]+/s, 0:00:\d\d left, last return \d+", line) for line in lines)
     assert any(line.endswith("evaluating") for line in lines)
+
+
+def test_a_line_comes_now_and_then_whatever_the_loop_is_busy_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracker, "SAY_AFTER", 0.001)
+    lines, enough = [], threading.Event()
+
+    def notice(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 5:
+            enough.set()
+
+    monkeypatch.setattr(tracker, "notice", notice)
+    told = tracker.Tracker(tmp_path, [])
+    try:
+        told.begin("training", 10, "steps", 0)
+        told.advance(4)
+        with told.paused("evaluating"):
+            assert enough.wait(30)
+    finally:
+        told.close({})
+    assert all(line.startswith("training: 4/10 steps, ") and line.endswith(", evaluating") for line in lines[-3:])
+    assert len({re.search(r"([\d.,]+)/s", line).group() for line in lines[-3:]}) == 1  # the clock is stopped
+
+
+def test_long_work_without_a_bar_is_a_line_where_there_is_no_terminal(capsys, monkeypatch):
+    with console.working("compiling"):
+        pass
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(console, "SHOW_AFTER", 0.0)
+    said = threading.Event()
+    monkeypatch.setattr(console, "notice", lambda line: said.set() if line == "compiling" else None)
+    with console.working("compiling"):
+        assert said.wait(30)
+
+
+@pytest.mark.parametrize("script", [dqn_vector, fqi], ids=["dqn", "fqi"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_without_checkpoints_that_is_stopped_says_where_it_was_and_is_no_longer_running(script, number):
+    tiny = [*TINY_DQN, "--total-timesteps", "300"] if script is dqn_vector else TINY_FQI
+    status, errors = children.run(script, *tiny, before=children.receive, args=("evaluation", 2, number))
+    assert status == 128 + number
+    assert config(the_run())["status"] == "stopped"
+    assert re.search(rf"stopped in (training|fitting), \d+ steps done; run folder: {the_run()}$", errors.strip())
+    assert "evaluating" in errors
 
 
 @pytest.mark.parametrize(
@@ -171,10 +216,28 @@ def test_flags_that_leave_a_loop_nothing_to_do_are_told(train, capsys, monkeypat
     assert ("losses/td_loss" in scalars(folder)) == ("nothing will be learned" not in line)
 
 
-@pytest.mark.parametrize("stream", ["2>/dev/full", "2>&1 | true", "2>&-"])
+@pytest.mark.parametrize(("n_step", "learned"), [("3", False), ("2", True)])
+def test_too_many_steps_are_summed_to_learn_from_the_rows_that_were_stored_before(train, capsys, n_step, learned):
+    steps = ["--total-timesteps", "10", "--learning-starts", "0", "--n-step", n_step]  # the last update has 3 rows
+    found = weights(dqn_atari, train(dqn_atari, *TINY_RUN, "--save-model", *steps))
+    assert ("nothing will be learned" in capsys.readouterr().err) != learned
+    torch.manual_seed(1)
+    first = dqn_atari.NatureCNN(6).state_dict()
+    assert all(torch.equal(found[key], first[key]) for key in first) != learned
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "2>&1 | true",
+        "2>&-",
+        "--track 2>/dev/full",
+        *(pytest.param(stream, marks=pytest.mark.slow) for stream in ("2>/dev/full", "--track 2>&1 | head -1")),
+    ],
+)
 def test_a_run_whose_readers_have_gone_is_complete(stream):
     command = " ".join([sys.executable, str(SCRIPT), *TINY_DQN, "--total-timesteps", "300", "--save-model"])
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} {stream}"], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert config(the_run())["status"] == "complete"
@@ -225,12 +288,18 @@ def test_a_run_on_vectors_starts_from_the_weights_it_is_given_by_either_framewor
 
 @pytest.mark.parametrize(
     ("env", "line"),
-    [("Infinite", "a reward that is not finite at step 3"), ("NotANumber", "an observation that is not finite at step 3")],
+    [
+        ("Infinite", "a reward that is not finite at step 3"),
+        ("NotANumber", "an observation that is not finite at step 3"),
+        ("NotANumberLater", "an observation that is not finite at "),
+    ],
 )
 def test_data_that_are_not_finite_are_named_with_their_step(agent, env, line):
     tiny = TINY_FQI if agent is fqi else TINY_DQN
     status, errors = children.run(agent, *tiny, "--env-id", f"tests.support.probes:{env}-v0")
     assert status == 1
+    if env == "NotANumberLater":
+        line += "the reset after step 4" if agent is fqi else "step 0 of an episode"
     assert errors.strip().splitlines()[-1].startswith(f"error: tests.support.probes:{env}-v0 gave {line}")
     assert "Traceback" not in errors
 
@@ -243,6 +312,24 @@ def test_a_buffer_that_does_not_fit_is_refused_with_what_would(refused, monkeypa
     require_memory("--buffer-size", 200_000, 200_000, None)  # of a system that does not tell
     with pytest.raises(BadInput):
         require_memory("--buffer-size", 200_000, 200_000, 1_000_000_000)
+
+
+def test_a_buffer_of_vectors_that_does_not_fit_is_refused(refused, vector_dqn):
+    line = refused(vector_dqn, *TINY_DQN, "--buffer-size", "100000000000")
+    assert "--buffer-size 100,000,000,000: needs 3100.0 GB of memory" in line  # 31 bytes each: 4 numbers, and 15
+
+
+def test_a_gpu_is_asked_for_the_whole_ring(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1_000_000_000, 2_000_000_000))
+    in_torch.require_memory("--buffer-size", 100_000, 1000, torch.device("cuda"))
+    with pytest.raises(BadInput, match="at most 141,000 would fit"):
+        in_torch.require_memory("--buffer-size", 200_000, 1000, torch.device("cuda"))
+
+
+def test_the_memory_of_a_transition_on_vectors_is_what_is_counted(vector_dqn):
+    rb = vector_dqn.ReplayBuffer(100, 2, 7, 1, 0.99)
+    rings = [value for value in vars(rb).values() if getattr(value, "shape", ())[:2] == (50, 2)]
+    assert sum(ring.nbytes for ring in rings) == 100 * vector_dqn.ReplayBuffer.transition_bytes(7)
 
 
 def test_a_buffer_that_no_machine_could_promise_is_refused_though_little_of_it_would_be_filled(refused):

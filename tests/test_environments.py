@@ -374,7 +374,8 @@ MOMENTS = ("begin", "life", "end", "reset", "late")
 @pytest.mark.parametrize(
     ("game", "sticky", "steps", "stretch", "moments"),
     [
-        ("Breakout", 0.25, 300, 200, ("begin", "life", "end", "late")),
+        ("Breakout", 0.25, 300, 200, ("begin", "end")),
+        pytest.param("Breakout", 0.25, 300, 200, ("life", "late"), marks=slow),
         pytest.param("Breakout", 0.25, 300, 27_000, ("reset", "late"), marks=slow),
         pytest.param("Breakout", 0.0, 300, 0, MOMENTS, marks=slow),
         pytest.param("SpaceInvaders", 0.25, 450, 27_000, ("end",), marks=slow),

@@ -79,6 +79,7 @@ def test_from_teacher_folder_to_saved_students(train, qdagger, monkeypatch):
     assert value["charts/epsilon"] == pytest.approx(0.01, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_identical_weights(train, qdagger):
     first, second = (weights(qdagger, train(qdagger, *TINY, "--save-model")) for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -205,6 +206,7 @@ def test_a_teacher_under_another_name_is_found_by_it(qdagger, tmp_path):
     assert qdagger.load_teacher(args, 6)[-1] == str(tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_a_teacher_of_either_framework_serves_a_student_of_the_other(train, qdagger, jax_teacher):
     """A JAX teacher here; the one in the box, which all other runs have, is torch's."""
     runs = [train(qdagger, *TINY, "--teacher-policy-hf-repo", str(source)) for source in (jax_teacher, TEACHER)]
@@ -212,6 +214,7 @@ def test_a_teacher_of_either_framework_serves_a_student_of_the_other(train, qdag
     assert scores[0] == scores[1], "the same games"
 
 
+@pytest.mark.slow
 def test_learning_starts_can_be_reached_with_a_smaller_buffer(train, qdagger, monkeypatch):
     rows = watch_updates(monkeypatch, qdagger, lambda rb: rb.num_rows)
     train(qdagger, *TINY, "--learning-starts", "40", "--buffer-size", "20")
@@ -305,6 +308,7 @@ def test_compiled_and_plain_runs_learn_the_same(train):
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-4) for key in plain)
 
 
+@pytest.mark.slow
 def test_an_impala_network_is_not_compiled_on_a_cpu(train):
     folder = train(in_torch, *TINY, "--student", "impala256", "--compile")
     assert json.loads((folder / "config.json").read_text())["protocol"]["compiled"] is False

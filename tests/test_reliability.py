@@ -108,7 +108,7 @@ def test_a_file_in_place_of_the_folder_of_runs_is_an_error_in_one_line():
 # --- Learning ---
 
 
-@pytest.mark.parametrize("name", ["dqn", "dqn_jax", *twin_is_slow("dqn_atari", "dqn_atari_jax")])
+@pytest.mark.parametrize("name", [*twin_is_slow("dqn", "dqn_jax"), *twin_is_slow("dqn_atari", "dqn_atari_jax")])
 def test_a_run_that_diverges_says_where_and_can_be_seen_to_diverge_again(name):
     """Metrics are read every 30 steps here. It diverges between such a step and a checkpoint, which must see it too."""
     script, vectors = getattr(children, name), "atari" not in name
@@ -139,7 +139,7 @@ def test_a_run_that_diverges_without_checkpoints_says_how_to_get_there_again(tra
 # --- Determinism ---
 
 
-@pytest.mark.parametrize("name", ["dqn", "dqn_jax", *twin_is_slow("dqn_atari", "dqn_atari_jax")])
+@pytest.mark.parametrize("name", [*twin_is_slow("dqn", "dqn_jax"), *twin_is_slow("dqn_atari", "dqn_atari_jax")])
 def test_evaluations_do_not_change_what_is_learned(name, train):
     script = getattr(children, name)
     flags, often = (TINY_DQN, "100") if "atari" not in name else ([*TINY_RUN, "--total-timesteps", "128"], "10")

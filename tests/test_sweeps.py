@@ -89,6 +89,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_in_the_next_sweep():
     assert [step for step, _ in scalars(folder)["charts/episodic_return"]] == list(range(1, 31))
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_begins_anew():
     command = f"python {TOY} --fail-seed 1 --checkpoint-frequency 0"
     for _ in range(2):
@@ -96,7 +97,7 @@ def test_a_run_without_a_checkpoint_begins_anew():
     assert [stored(folder).get("resumed") for folder in folders()] == [None, None]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interrupted_sweep_stops_its_runs_and_the_same_command_finishes_it(number):
     command = f"python {TOY} --pause 0.2 --slow-seed 1"
     process = start("--num-seeds 1", "CartPole-v1", command=command)
@@ -140,6 +141,7 @@ def test_a_run_is_resumed_with_the_threads_that_it_began_with():
     assert sweep("--num-seeds 1 --workers 1", "CartPole-v1", command=command)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_may_not_be_resumed_is_told_with_the_reason():
     command = f"python {TOY} --die-seed 1"
     assert sweep("--num-seeds 1", "CartPole-v1", command=command, TOY_SETTING="a")[0] == 1

@@ -40,13 +40,20 @@ def q_values(script: ModuleType, folder: Path, suffix: str = "") -> np.ndarray:
     return np.asarray(network.apply(load_params(network, blank, model), stacks()))
 
 
+VARIANTS = ["--n-step", "3", "--double-q", "--huber"]
+
+
 @pytest.fixture(params=twin_is_slow(*DQN), ids=["torch", "jax"])
 def dqn(request):
     """Each of the two DQN scripts."""
     return request.param
 
 
-@pytest.mark.parametrize("flags", [[], ["--n-step", "3", "--double-q", "--huber"]], ids=["plain", "variants"])
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param([], marks=pytest.mark.slow), VARIANTS],
+    ids=["plain", "variants"],
+)
 def test_dqn_learns_the_values_of_the_chain(train, monkeypatch, dqn, flags):
     """Rewards by their sign, life losses and ends as terminations, cuts bootstrapped, resets left out."""
     play_chain(monkeypatch, dqn)
@@ -135,7 +142,11 @@ def test_the_distillation_is_off_from_its_last_step_on(train, taught, monkeypatc
     assert all((value == 0) == (step > 120) for step, value in coefficients.items())
 
 
-@pytest.mark.parametrize("flags", [[], ["--n-step", "3", "--double-q", "--huber"]], ids=["plain", "variants"])
+@pytest.mark.parametrize(
+    "flags",
+    [[], pytest.param(VARIANTS, marks=pytest.mark.slow)],
+    ids=["plain", "variants"],
+)
 def test_a_student_without_distillation_learns_the_values_of_the_chain(train, taught, flags):
     script, _ = taught
     offline = ["--teacher-steps", "400", "--teacher-start-e", "1", "--teacher-end-e", "1", "--offline-steps", "200"]

@@ -63,20 +63,20 @@ def _numbers(path: str) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in lines}
 
 
-def require_memory(flag: str, transitions: int, filled: int, free: int | None) -> None:
-    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more than the `free` bytes.
+def require_memory(flag: str, transitions: int, filled: int, free: int | None, each: int = TRANSITION_BYTES) -> None:
+    """Raise `BadInput` where a ring of transitions takes more memory than there is: `filled` of them more than `free` bytes.
 
     Also where the whole ring takes more than the machine has: memory that is never filled is not taken, but no system
-    promises that much.
+    promises that much. `each`: bytes of a transition.
     """
     if free is None:
         return
-    needed, limit, which = min(transitions, filled) * TRANSITION_BYTES, free, "are free"
+    needed, limit, which = min(transitions, filled) * each, free, "are free"
     if needed <= free and hasattr(os, "sysconf"):
-        needed, which = transitions * TRANSITION_BYTES, "is all there is"
+        needed, which = transitions * each, "is all there is"
         limit = max(free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     if needed > limit:
-        fits = max(0, limit // TRANSITION_BYTES // 1000 * 1000)
+        fits = max(0, limit // each // 1000 * 1000)
         allowed = f"needs {needed / 1e9:.1f} GB of memory, and {limit / 1e9:.1f} GB {which}: at most {fits:,} would fit"
         raise BadInput(flag, f"{transitions:,}", allowed)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from cleanrl_utils.ranges import MOST_THREADS
+
 CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows the limits of a container."""
 OWN = Path("/proc/self/cgroup")
@@ -28,7 +30,7 @@ def given_threads(args: ThreadFlags) -> int | None:
     if args.threads is not None:
         return args.threads
     number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is of nested levels
-    return int(number) if number.isdecimal() and int(number) > 0 else None
+    return int(number) if number.isdecimal() and 0 < int(number) <= MOST_THREADS else None
 
 
 def num_cores() -> int:

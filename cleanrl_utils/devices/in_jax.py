@@ -82,6 +82,14 @@ def _devices(platform: str) -> list[jax.Device]:
         return []
 
 
+def require_memory(flag: str, transitions: int, filled: int, device: jax.Device) -> None:
+    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
+
+    A GPU gives the whole ring at once; a host gives what is filled.
+    """
+    common.require_memory(flag, transitions, filled if device.platform == "cpu" else transitions, free_memory(device))
+
+
 def free_memory(device: jax.Device) -> int | None:
     """Bytes that are free on a device; None where that is unknown."""
     if device.platform == "cpu":

@@ -124,6 +124,14 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
+def require_memory(flag: str, transitions: int, filled: int, device: torch.device) -> None:
+    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
+
+    A GPU gives the whole ring at once; a host gives what is filled.
+    """
+    common.require_memory(flag, transitions, filled if device.type == "cpu" else transitions, free_memory(device))
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that are free on a device; None where that is unknown."""
     if device.type == "cuda":

@@ -156,14 +156,15 @@ class Episodes:
         if np.isfinite(values).all():
             return
         for i in np.flatnonzero(~np.isfinite(values.reshape(self.num_games, -1)).all(1)):
-            require_finite(self.env_id, name, values[i], f"step {self.history.lengths[i]} of an episode")
+            step = 0 if self.ended[i] else self.history.lengths[i]  # the step after an end is a reset
+            require_finite(self.env_id, name, values[i], f"step {step} of an episode")
 
     def _reset(self, mask: np.ndarray) -> None:
         """Begin the episodes in `mask` (N,) bool; the others stay as they are."""
         seeds = env_seeds(self.seed, self.purpose, self.history.numbers)
         self.obs, _ = self.envs.reset(seed=seeds.tolist(), options={"reset_mask": mask})
-        self._require_finite("an observation", self.obs)
         self.returns, self.ended = np.where(mask, 0, self.returns), self.ended & ~mask
+        self._require_finite("an observation", self.obs)
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds: the actions of the running episodes, and what they led to."""

@@ -8,10 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from rich.progress import Progress
 
-from cleanrl_utils.console import error_console
+from cleanrl_utils.console import SHOW_AFTER, error_console
 
-SHOW_AFTER = 2.0
-"""Seconds of playing again after which a progress bar is shown."""
 LIMIT = 1_000_000
 """Actions since an environment was seeded that are kept."""
 

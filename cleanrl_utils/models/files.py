@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,10 @@ def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: 
         raise ModelError(f"is not a {network}: it lacks `{missing}`")
     for odd in sorted(found.keys() - expected.keys()):
         raise ModelError(f"is not a {network}: it has `{odd}` besides")
+    *_, last = expected
     for key, shape in expected.items():
         if found[key] != shape:
-            raise ModelError(f"has `{key}` of shape {found[key]}, not {shape}; another game's number of actions?")
+            of_actions = re.split("[./]", key)[:-1] == re.split("[./]", last)[:-1]
+            of_layers = "another environment, or other sizes of layers (--hidden-units, --student)?"
+            hint = "another game's number of actions?" if of_actions else of_layers
+            raise ModelError(f"has `{key}` of shape {found[key]}, not {shape}; {hint}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cleanrl_utils.flags import flag
-from cleanrl_utils.ranges import FileName, NotNegative, Positive, Seed
+from cleanrl_utils.ranges import FileName, NotNegative, Positive, Seed, Threads
 
 
 @dataclass
@@ -39,7 +39,7 @@ class RunArgs:
 class TrainingArgs(RunArgs):
     """Flags of the scripts that train networks: their models can be uploaded, their runs resumed."""
 
-    threads: Positive | None = None
+    threads: Threads | None = None
     """threads that compute on a CPU; default: OMP_NUM_THREADS, else as many as are fastest when the run begins (PyTorch) or
     one per core (JAX)"""
     upload_model: bool = False
@@ -75,7 +75,9 @@ def empty_phases(args: RunArgs) -> list[str]:
     if hasattr(args, "learning_starts"):
         num_envs, period, total = args.num_envs, args.train_frequency, args.total_timesteps
         first, end = (-(-steps // num_envs) * num_envs for steps in (args.learning_starts, total))  # whole vector steps
-        if end // period <= first // period or end // num_envs <= args.n_step:
+        last = -(-(end // period * period) // num_envs)  # the vector step with the last update
+        rows = last - hasattr(args, "buffer_device")  # the Atari scripts learn before they store
+        if end // period <= first // period or rows <= args.n_step:
             reasons = f"--learning-starts {args.learning_starts:,}, --train-frequency {period:,}, --n-step {args.n_step}"
             online, left = "", "they begin"
             if hasattr(args, "offline_steps"):

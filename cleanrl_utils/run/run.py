@@ -49,7 +49,7 @@ class Interrupted(SystemExit):
 
 
 class Run:
-    """One training run. Without `checkpoints` it keeps nothing, and leaves signals alone."""
+    """One training run. Without `checkpoints` it keeps nothing, and a signal ends it at once."""
 
     def __init__(self, args: RunArgs, checkpoints: Checkpoints | None = None) -> None:
         """Under `--resume`, open the run's latest whole checkpoint.
@@ -180,8 +180,9 @@ class Run:
         with contextlib.suppress(WriteError):  # the reason may be that nothing can be written
             write_json(self.folder / "config.json", self.config)
         again = self.checkpoints.where() if self.checkpoints else ""
-        if again:
-            notice(f"{status} in {where}; to go on from {again}: --resume {self.folder}")
+        if again or status == "stopped":
+            how = f"to go on from {again}: --resume {self.folder}" if again else f"run folder: {self.folder}"
+            notice(f"{status} in {where}; {how}")
         if isinstance(error, FloatingPointError):
             kept = "" if again else f"; the flags of {self.folder / 'config.json'} lead there again"
             raise FloatingPointError(f"{error} ({where}{kept})") from None
@@ -238,10 +239,11 @@ class Run:
             replay.write(file, rb, self.args.env_id)
 
     @contextlib.contextmanager
-    def evaluating(self, state: State) -> Iterator[None]:
+    def evaluating(self, state: State | None = None) -> Iterator[None]:
         """Stop the clock of `rate` meanwhile. After a signal, save `state` and end the process at once.
 
-        What is inside must not change `state`: a run that is resumed from there evaluates again.
+        What is inside must not change `state`: a run that is resumed from there evaluates again. A run without checkpoints
+        has none.
         """
         if self.signal is not None:
             self.save(state)
@@ -259,10 +261,9 @@ class Run:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT meanwhile, if there are checkpoints to write."""
-        if self.checkpoints is not None:
-            with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
-                self.previous_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        """Take SIGTERM and SIGINT meanwhile."""
+        with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
+            self.previous_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             yield
         finally:
@@ -271,7 +272,7 @@ class Run:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._restore_handlers()  # so that a second one stops at once
         self.signal = number
-        if self.settled or not self.checkpoints.on:
+        if self.settled or self.checkpoints is None or not self.checkpoints.on:
             raise SystemExit(128 + number)
         os.write(2, STOPPING)  # `print` may not be entered twice
         if self.in_evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,10 +36,13 @@ class Tracker:
             console=error_console(),
         )
         self.bar.disable = not self.bar.console.is_terminal  # then lines are printed
-        self.said = 0.0
         self.task = None
         self.name, self.clock, self.first, self.done, self.latest = "", time.perf_counter(), 0, 0, ""
+        self.doing, self.stopped_at = "", None
         self.bar.start()
+        self.closed = threading.Event()
+        if self.bar.disable:
+            threading.Thread(target=self._say_now_and_then, daemon=True).start()
 
     def begin(self, name: str, total: int, unit: str, first: int) -> None:
         """Begin a loop at its step `first`: a new line of the progress bar and a new clock for `rate`."""
@@ -55,38 +59,42 @@ class Tracker:
             rate = self.rate()
             text = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
             self.bar.update(self.task, completed=done, rate=text, latest=self.latest)
-            if time.perf_counter() - self.said > SAY_AFTER:
-                self.say()
 
-    def say(self, doing: str = "") -> None:
+    def _say_now_and_then(self) -> None:
+        """A thread of its own, since a loop may be busy with something else for minutes."""
+        while not self.closed.wait(SAY_AFTER):
+            self.say()
+
+    def say(self) -> None:
         """Where there is no terminal, print a line: how far the loop is, how fast, and what it is doing."""
         if not self.bar.disable or self.task is None:
             return
-        task, self.said = self.bar.tasks[self.task], time.perf_counter()
-        rate = self.rate()
+        task, rate = self.bar.tasks[self.task], self.rate()
         parts = [f"{task.description}: {self.done:,.0f}/{task.total:,.0f} {task.fields['unit']}"]
         if rate > 0:
             left = datetime.timedelta(seconds=round((task.total - self.done) / rate))
             parts += [f"{task.fields['rate']}/s", f"{left} left"]
-        notice(", ".join([*parts, *filter(None, [self.latest, doing])]))
+        notice(", ".join([*parts, *filter(None, [self.latest, self.doing])]))
 
     @contextlib.contextmanager
     def paused(self, doing: str = "") -> Iterator[None]:
         """Stop the clock of `rate` meanwhile, and say what is done, if that is given."""
-        started = time.perf_counter()
+        self.stopped_at, self.doing = time.perf_counter(), doing
         if doing and self.task is not None:
             self.bar.update(self.task, latest=doing)
-            self.say(doing)
+            self.say()
         try:
             yield
         finally:
-            self.clock += time.perf_counter() - started
+            self.clock += time.perf_counter() - self.stopped_at
+            self.stopped_at, self.doing = None, ""
             if doing and self.task is not None:
                 self.bar.update(self.task, latest=self.latest)
 
     def rate(self) -> float:
         """Steps per second of this loop so far, without the time in which the clock was stopped."""
-        return (self.done - self.first) / max(time.perf_counter() - self.clock, 1e-9)
+        now = self.stopped_at or time.perf_counter()
+        return (self.done - self.first) / max(now - self.clock, 1e-9)
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Report metrics at `step`."""
@@ -115,6 +123,7 @@ class Tracker:
 
     def close(self, results: Mapping[str, object]) -> None:
         """Close the sinks with the run's results, empty where it did not come to its end; safe to call twice."""
+        self.closed.set()
         self.bar.stop()
         while self.sinks:
             self.sinks.pop().close(results)

@@ -161,6 +161,19 @@ class NotANumber(Probe):
         return np.full(1, np.nan if self.t == 3 else 0, np.float32)
 
 
+class NotANumberLater(Probe):
+    """What the second episode begins with is no number."""
+
+    length, resets = 4, 0
+
+    def reset(self, **about: Any):
+        self.resets += 1
+        return super().reset(**about)
+
+    def observe(self):
+        return np.full(1, np.nan if self.t == 0 and self.resets == 2 else 0, np.float32)
+
+
 class Undrawn(Probe):
     """Says that it can be drawn, and cannot."""
 
