@@ -72,7 +72,7 @@ def update_times(args: Args) -> list[float]:
     keep_freed_memory()
     module, rng = load(args.script), np.random.default_rng(1)
     settings = script_args(module, Candidate("", "", run_update, flags={"bf16": args.bf16, "compile": False}), args)
-    network, bf16 = getattr(module, "ImpalaCNN", module.NatureCNN)(6), in_torch.use_bf16(settings, torch.device("cpu"))
+    network, bf16 = getattr(module, "ImpalaCNN", module.NatureCNN)(6), in_torch.use_bf16(settings.bf16, torch.device("cpu"))
     in_torch.choose_threads(settings, network, (4, 84, 84), bf16)
     rb = filled_buffer(module, settings, rng)
     update, times = torch_update(module, settings, rb, compiled=False), []

@@ -11,7 +11,6 @@ picture and all numbers (JSON); on a CPU or a CUDA machine. Needs the extras `at
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import multiprocessing
 import statistics
@@ -143,7 +142,7 @@ def has_bf16(device: str) -> bool:
 
     from cleanrl_utils.devices.in_torch import use_bf16  # noqa: PLC0415
 
-    return use_bf16(argparse.Namespace(bf16=True), torch.device(device))
+    return use_bf16(True, torch.device(device))
 
 
 def measure(candidates: list[Candidate], args: Args, turns: dict[tuple[str, str], list[Turn]]) -> None:

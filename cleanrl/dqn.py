@@ -438,7 +438,7 @@ def main(args: Args) -> Path:
     run = Run(args, Checkpoints(args))
 
     torch.manual_seed(args.seed)
-    be_deterministic(args, device)
+    be_deterministic(args.torch_deterministic, device)
     learner = Learner(args, device)
     threads = choose_threads(args, learner.q_network, (obs_size,))
     state = State(

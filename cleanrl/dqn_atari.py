@@ -429,7 +429,7 @@ class Learner:
 
     def __init__(self, args: Args, device: torch.device) -> None:
         self.device, num_actions = device, count_actions(args)
-        self.bf16, self.compiled = in_torch.use_bf16(args, device), args.compile and in_torch.can_compile(device)
+        self.bf16, self.compiled = in_torch.use_bf16(args.bf16, device), args.compile and in_torch.can_compile(device)
         self.q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
         self.target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
         if args.initial_model is not None:
@@ -584,7 +584,7 @@ def main(args: Args) -> Path:
     run = Run(args, Checkpoints(args))
 
     torch.manual_seed(args.seed)
-    in_torch.be_deterministic(args, device)
+    in_torch.be_deterministic(args.torch_deterministic, device)
     learner = Learner(args, device)
     threads = in_torch.choose_threads(args, learner.q_network, (4, 84, 84), learner.bf16)
     state = State(

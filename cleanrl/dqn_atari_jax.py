@@ -495,7 +495,7 @@ class Learner:
     KEPT = ("q_state",)
 
     def __init__(self, args: Args, device: jax.Device) -> None:
-        self.device, self.bf16 = device, in_jax.use_bf16(args, device)
+        self.device, self.bf16 = device, in_jax.use_bf16(args.bf16, device)
         self.q_network = NatureCNN(count_actions(args))
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, 4, 84, 84), np.uint8))
         if args.initial_model is not None:

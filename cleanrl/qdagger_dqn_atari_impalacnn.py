@@ -546,7 +546,7 @@ class Learner:
         self.device, num_actions = device, count_actions(args)
         # On a CPU torch.compile slows an IMPALA network down: docs/log.md.
         slower = device.type == "cpu" and args.student != "nature"
-        self.bf16 = in_torch.use_bf16(args, device)
+        self.bf16 = in_torch.use_bf16(args.bf16, device)
         self.compiled = args.compile and not slower and in_torch.can_compile(device)
         self.teacher_network = teacher_network
         self.q_network = STUDENTS[args.student](num_actions).to(device, memory_format=torch.channels_last)
@@ -805,7 +805,7 @@ def main(args: Args) -> Path:
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
     torch.manual_seed(args.seed)
-    in_torch.be_deterministic(args, device)
+    in_torch.be_deterministic(args.torch_deterministic, device)
     teacher_network, source = load_teacher(args, count_actions(args))
     teacher_network = teacher_network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     learner = Learner(args, teacher_network, device)

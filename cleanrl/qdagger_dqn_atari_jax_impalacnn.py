@@ -620,7 +620,7 @@ class Learner:
     KEPT = ("q_state", "teacher_params")
 
     def __init__(self, args: Args, teacher_network: nn.Module, teacher_params: Any, device: jax.Device) -> None:
-        self.device, self.bf16 = device, in_jax.use_bf16(args, device)
+        self.device, self.bf16 = device, in_jax.use_bf16(args.bf16, device)
         self.teacher_network, self.teacher_params = teacher_network, jax.device_put(teacher_params, device)
         self.q_network = STUDENTS[args.student](count_actions(args))
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, 4, 84, 84), np.uint8))

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import tyro
@@ -48,7 +48,17 @@ class Args:
     """make the repository private, if it is not there yet"""
 
 
-def require_upload(args: Any) -> None:
+class UploadFlags(Protocol):
+    """The flags that say where a model goes."""
+
+    env_id: str
+    exp_name: str
+    seed: int
+    save_model: bool
+    hf_entity: str
+
+
+def require_upload(args: UploadFlags) -> None:
     """Raise `BadInput` unless `--upload-model` can work: an entity, a saved model, a token that the Hub knows."""
     if not args.save_model:
         raise BadInput("--upload-model", "on", "needs --save-model")

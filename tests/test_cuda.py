@@ -39,7 +39,7 @@ def updater(graph: bool, compiled: bool = False):
         env_id="PongNoFrameskip-v4", num_envs=2, n_step=3, double_q=True, huber=True, learning_rate=1e-3, cuda_graph=graph,
         compile=compiled,
     )  # fmt: skip
-    be_deterministic(args, device)
+    be_deterministic(args.torch_deterministic, device)
     learner = dqn.Learner(args, device)
     learner.target_network = dqn.NatureCNN(6).to(device, memory_format=torch.channels_last)
     return learner.q_network, learner.updater(filled(device), args)

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput
@@ -17,7 +17,13 @@ TRANSITION_BYTES = 84 * 84 + 10
 """Of a transition in the replay buffer of the Atari scripts: a frame and what a step brought."""
 
 
-def device_names(args: Any, available: dict[str, bool], framework: str) -> tuple[str, str]:
+class DeviceFlags(Protocol):
+    """The flag on devices that every script has; some have `cuda`, `buffer_device` and `cuda_graph` too."""
+
+    device: str | None
+
+
+def device_names(args: DeviceFlags, available: dict[str, bool], framework: str) -> tuple[str, str]:
     """Names of the devices of the networks and of the replay buffer. Raises `BadInput` if the framework lacks one.
 
     A script without `--buffer-device` keeps its buffer in host memory by itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from typing import Protocol
 
 import jax
 import jaxlib
@@ -31,7 +31,13 @@ def cpu_options() -> dict[str, str]:
     return FASTER_ON_CPU
 
 
-def choose_devices(args: Any) -> tuple[jax.Device, jax.Device]:
+class DeviceFlags(common.DeviceFlags, Protocol):
+    """The flags on devices and on what XLA does there."""
+
+    xla_deterministic: bool
+
+
+def choose_devices(args: DeviceFlags) -> tuple[jax.Device, jax.Device]:
     """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
     _keep_compiled_code()
     if args.xla_deterministic and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
@@ -98,9 +104,9 @@ def free_memory(device: jax.Device) -> int | None:
     return found["bytes_limit"] - found["bytes_in_use"] if "bytes_limit" in found else None
 
 
-def use_bf16(args: Any, device: jax.Device) -> bool:
+def use_bf16(asked: bool, device: jax.Device) -> bool:
     """`--bf16` where it is faster than float32: not in XLA on a CPU, so warn there and leave it."""
     has_bf16 = device.platform == "gpu" and float(device.compute_capability) >= 8
-    if args.bf16 and not has_bf16:
+    if asked and not has_bf16:
         notice(f"--bf16: XLA has no fast bfloat16 on this {device_name(device)} device; using float32")
-    return args.bf16 and has_bf16
+    return asked and has_bf16

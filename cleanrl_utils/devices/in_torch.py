@@ -25,7 +25,7 @@ TURNS, TURN, MARGIN = 4, 0.3, 0.05
 """To choose the number of threads: each has so many turns of so many seconds; more than one have to gain that share."""
 
 
-def choose_devices(args: Any) -> tuple[torch.device, torch.device]:
+def choose_devices(args: common.DeviceFlags) -> tuple[torch.device, torch.device]:
     """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
     _need_a_folder_for_compiled_code()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -89,15 +89,15 @@ def _fastest(cores: int, network: nn.Module, inputs: tuple[Any, ...]) -> int:
     return fastest
 
 
-def be_deterministic(args: Any, device: torch.device) -> None:
-    """Under `--torch-deterministic`, the same weights from the same seed on CUDA too; on a CPU they are so in any case.
+def be_deterministic(asked: bool, device: torch.device) -> None:
+    """Where it is asked for, have the same weights from the same seed on CUDA too; on a CPU they are so in any case.
 
     Warns of an operator that has no such kernel. Without the flag cuDNN times its algorithms and takes the fastest, which
     is not always the same one.
     """
-    torch.backends.cudnn.deterministic = args.torch_deterministic
-    torch.backends.cudnn.benchmark = device.type == "cuda" and not args.torch_deterministic
-    if device.type == "cuda" and args.torch_deterministic:
+    torch.backends.cudnn.deterministic = asked
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not asked
+    if device.type == "cuda" and asked:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # it would fill each new tensor, for debugging
@@ -139,16 +139,16 @@ def free_memory(device: torch.device) -> int | None:
     return common.free_memory() if device.type == "cpu" else None
 
 
-def use_bf16(args: Any, device: torch.device) -> bool:
+def use_bf16(asked: bool, device: torch.device) -> bool:
     """`--bf16` where the hardware has it; elsewhere bfloat16 is slower than float32, so warn and leave it."""
     has_bf16 = {
         "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
         "cuda": torch.cuda.is_bf16_supported,
         "mps": lambda: False,
     }[device.type]()
-    if args.bf16 and not has_bf16:
+    if asked and not has_bf16:
         notice(f"--bf16: this {device.type} device has no fast bfloat16; using float32")
-    return args.bf16 and has_bf16
+    return asked and has_bf16
 
 
 def to_device(indices: np.ndarray, device: torch.device) -> Tensor:

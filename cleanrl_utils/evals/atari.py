@@ -50,6 +50,15 @@ class GameFlags(Protocol):
     full_action_space: bool
 
 
+class EvalFlags(GameFlags, Protocol):
+    """And those on its evaluations and its rewards."""
+
+    life_loss: bool
+    eval_episodes: int
+    eval_epsilon: float
+    eval_max_frames: int
+
+
 def game_settings(env_id: str) -> tuple[str, float]:
     """ROM name and sticky-action probability of a registered id: PongNoFrameskip-v4 is `pong`, 0.0.
 
@@ -107,7 +116,7 @@ def emulator_settings(args: GameFlags) -> dict[str, Any]:
     return {"repeat_action_probability": chance, "full_action_space": args.full_action_space}
 
 
-def protocol(args: Any) -> dict[str, Any]:
+def protocol(args: EvalFlags) -> dict[str, Any]:
     """What a run's scores mean, from its flags: stored with them."""
     return {
         "frame_skip": 4,
@@ -214,12 +223,12 @@ class SeededGames:
         self.envs.close()
 
 
-def film_game(act: Act, args: Any, run_name: str, name: str) -> None:
+def film_game(act: Act, args: EvalFlags, run_name: str, name: str) -> None:
     """Play one more game by the flags' protocol and write its screen to `videos/{run_name}/{name}.mp4`."""
     film(Path("videos") / run_name / f"{name}.mp4", functools.partial(show_game, act, args))
 
 
-def show_game(act: Act, args: Any, show: Show) -> float:
+def show_game(act: Act, args: EvalFlags, show: Show) -> float:
     """Play one more game by the flags' protocol, all its raw frames shown at 60 per second; returns the score.
 
     The vector environment has no screen, so this is a single environment under Gymnasium's wrappers, seeded as the

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -27,7 +27,24 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: n
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 
-def vector_env(args: Any, render_mode: str | None = None) -> gym.Env:
+class EnvFlags(Protocol):
+    """The flags of a script that choose its environment."""
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    seed: int
+    capture_video: bool
+
+
+class EvalFlags(EnvFlags, Protocol):
+    """And those on its evaluations."""
+
+    eval_episodes: int
+    eval_epsilon: float
+    eval_max_steps: int
+
+
+def vector_env(args: EnvFlags, render_mode: str | None = None) -> gym.Env:
     """The environment `--env-id` with `--env-kwargs`: observations (D,) float32, flattened if need be, actions 0 .. A-1."""
     render = {} if render_mode is None else {"render_mode": render_mode}  # not every environment knows the keyword
     env = gym.make(args.env_id, **args.env_kwargs, **render)
@@ -38,14 +55,14 @@ def vector_env(args: Any, render_mode: str | None = None) -> gym.Env:
         return gym.wrappers.DtypeObservation(env, np.float32)
 
 
-def sizes(args: Any) -> tuple[int, int]:
+def sizes(args: EnvFlags) -> tuple[int, int]:
     """How many numbers an observation of the environment has, and how many actions there are."""
     env = vector_env(args)
     env.close()
     return env.observation_space.shape[0], int(env.action_space.n)
 
 
-def require_vector_env(args: Any) -> None:
+def require_vector_env(args: EnvFlags) -> None:
     """Raise `BadInput` unless `vector_env` can be made and has a finite set of actions."""
     if "render_mode" in args.env_kwargs:
         raise BadInput("--env-kwargs", "render_mode", "is chosen by --capture-video")
@@ -79,7 +96,7 @@ def require_vector_env(args: Any) -> None:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
 
 
-def require_picture(args: Any, flag: str) -> None:
+def require_picture(args: EnvFlags, flag: str) -> None:
     """Raise `BadInput`, of a flag that shows the environment, unless it can be drawn."""
     env = gym.make(args.env_id, **args.env_kwargs)
     env.close()
@@ -87,7 +104,7 @@ def require_picture(args: Any, flag: str) -> None:
         raise BadInput(flag, "on", f"{args.env_id} has no picture (render mode rgb_array)")
 
 
-def protocol(args: Any) -> dict[str, Any]:
+def protocol(args: EvalFlags) -> dict[str, Any]:
     """What a run's scores mean, from its flags: stored with them."""
     cut = f"cut at {args.eval_max_steps} steps or by the environment"
     return {"evaluation": f"{args.eval_episodes} whole episodes, epsilon {args.eval_epsilon}, {cut}"}
@@ -119,7 +136,7 @@ class Episodes:
     actions lead to where it is, and a checkpoint holds these.
     """
 
-    def __init__(self, args: Any, purpose: int, num_games: int, make: Callable[[], gym.Env] | None = None) -> None:
+    def __init__(self, args: EnvFlags, purpose: int, num_games: int, make: Callable[[], gym.Env] | None = None) -> None:
         """`purpose` sets the seeds apart; `make` replaces `vector_env(args)`."""
         self.env_id, self.seed, self.purpose, self.num_games = args.env_id, args.seed, purpose, num_games
         self.envs = gym.vector.SyncVectorEnv([make or (lambda: vector_env(args))] * num_games)
@@ -192,12 +209,12 @@ class Episodes:
         self.envs.close()
 
 
-def film_episode(act: Act, args: Any, run_name: str, name: str) -> None:
+def film_episode(act: Act, args: EvalFlags, run_name: str, name: str) -> None:
     """Play the evaluation's first episode again and write it to `videos/{run_name}/{name}.mp4`."""
     film(Path("videos") / run_name / f"{name}.mp4", functools.partial(show_episode, act, args))
 
 
-def show_episode(act: Act, args: Any, show: Show) -> float:
+def show_episode(act: Act, args: EvalFlags, show: Show) -> float:
     """Play the evaluation's first episode again and show it; returns its return."""
     env = vector_env(args, render_mode="rgb_array")
     screen = Screen(env, show, fps=env.metadata.get("render_fps", 30))

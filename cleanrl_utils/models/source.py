@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, first_line
@@ -38,7 +38,14 @@ def boxed(env_id: str, exp_name: str, twin: bool = True) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def teacher_source(args: Any) -> str:
+class TeacherFlags(Protocol):
+    """The flags that choose a teacher."""
+
+    env_id: str
+    teacher_model_exp_name: str
+
+
+def teacher_source(args: TeacherFlags) -> str:
     """Where the teacher is unless a flag says: in the box, else CleanRL's repository on the Hub.
 
     Of the box, the model that `--teacher-model-exp-name` names; by its default, one of either framework.
