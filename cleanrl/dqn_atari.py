@@ -280,14 +280,10 @@ class ReplayBuffer:
         """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
         row = slice(self.head * self.num_envs, (self.head + 1) * self.num_envs)
         self.frames[row] = obs[:, -1].reshape(self.num_envs, -1).view(torch.int64)
-        for ring, values in (
-            (self.actions, actions),
-            (self.rewards, step.rewards),
-            (self.terminations, step.terminations),
-            (self.truncations, step.truncations),
-            (self.ages, self.age),
-        ):
-            ring[row] = torch.as_tensor(values).to(ring.device, ring.dtype)
+        rings = self.actions, self.rewards, self.terminations, self.truncations, self.ages
+        values = np.stack([actions, step.rewards, step.terminations, step.truncations, self.age]).astype(np.float32)
+        for ring, new in zip(rings, in_torch.to_device(values, self.frames.device), strict=True):  # all in one copy
+            ring[row] = new.to(ring.dtype)
         self.num_valid += int((~step.resets).sum()) - int(self.valid[self.head].sum())
         self.valid[self.head] = ~step.resets
         self.age = np.where(step.resets, 0, np.minimum(self.age + 1, 3)).astype(np.uint8)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cleanrl import dqn_atari_jax
+from cleanrl import dqn_atari, dqn_atari_jax
 from cleanrl_utils.run import archive, replay
 from cleanrl_utils.run.archive import ArchiveError
 from tests.support.oracles import IN_JAX, IN_TORCH, Games, Kind
@@ -168,6 +169,27 @@ def test_a_ring_without_room_for_a_stack_is_refused(kind):
 
 
 # What JAX must not do: copy the rings.
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies from the host to the device `meta`, which holds nothing."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+        kwargs = kwargs or {}
+        from_host = any(isinstance(arg, torch.Tensor) and arg.device.type == "cpu" for arg in args)
+        self.count += from_host and (kwargs.get("device") or args[0].device) == torch.device("meta")
+        return func(*args, **kwargs)
+
+
+def test_what_a_step_brought_goes_to_the_device_in_one_copy():
+    rb = dqn_atari.ReplayBuffer(800, 8, 1, 0.99, torch.device("meta"))
+    nothing, no = np.zeros(8), np.zeros(8, dtype=bool)
+    obs = torch.zeros((8, 4, 84, 84), dtype=torch.uint8, device="meta")
+    with Copies() as copies:
+        rb.add(obs, np.arange(8), dqn_atari.Step(nothing, no, no, no, []))
+    assert copies.count == 1
 
 
 def test_jax_stores_in_place():

@@ -151,9 +151,9 @@ def use_bf16(asked: bool, device: torch.device) -> bool:
     return asked and has_bf16
 
 
-def to_device(indices: np.ndarray, device: torch.device) -> Tensor:
-    """Indices on the device, in one copy that the host does not wait for."""
-    host = torch.from_numpy(indices)
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on the device, in one copy that the host does not wait for."""
+    host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
