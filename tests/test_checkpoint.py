@@ -152,7 +152,7 @@ def test_a_run_interrupted_again_and_again_ends_as_the_run_left_alone(name, left
     ("name", "period"),
     [
         ("dqn", "0"),
-        ("dqn_atari", "0"),
+        pytest.param("dqn_atari", "0", marks=pytest.mark.slow),
         # Arrays whose memory updates take over have to be read in between.
         pytest.param("dqn_atari_jax", "every step", marks=pytest.mark.slow),
         pytest.param("dqn_atari", "130", marks=pytest.mark.slow),
@@ -304,7 +304,11 @@ def change_version(_) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "before", "says"), [(["--threads", "3"], None, "threads 1 then, 3 now"), ([], change_version, "2.0.0 now")]
+    ("flags", "before", "says"),
+    [
+        (["--threads", "3"], None, "threads 1 then, 3 now"),
+        pytest.param([], change_version, "2.0.0 now", marks=pytest.mark.slow),
+    ],
 )
 def test_other_settings_are_refused_unless_resumed_anyway(stopped, flags, before, says):
     files = contents(stopped)

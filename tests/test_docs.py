@@ -111,11 +111,16 @@ def test_commands_have_files_and_flags_that_exist(command: Command, monkeypatch)
 
 RUNNABLE = [command for command in COMMANDS if command.language == "bash" and not command.page.startswith("docs/tutorial")]
 WITHOUT_SEEDS = {re.sub(r"--seed \d+", "", " ".join(command.words)): command for command in RUNNABLE}
+FIRST = list({module_of(command.words)[0]: command for command in reversed(WITHOUT_SEEDS.values())}.values())
+"""The first command of each script."""
 
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(command, marks=[pytest.mark.slow] * ("_jax" in flags)) for flags, command in WITHOUT_SEEDS.items()],
+    [
+        pytest.param(command, marks=() if command in FIRST and "_jax" not in flags else pytest.mark.slow)
+        for flags, command in WITHOUT_SEEDS.items()
+    ],
     ids=str,
 )
 def test_runnable_commands_run_with_tiny_sizes(command: Command, empty_folder, monkeypatch, capsys):

@@ -277,6 +277,7 @@ def test_without_a_compiler_a_run_is_plain_and_says_so(train, monkeypatch, capsy
     assert json.loads((folder / "config.json").read_text())["protocol"]["compiled"] is False
 
 
+@pytest.mark.slow
 def test_jax_says_that_it_leaves_bf16_on_a_cpu(train, capsys):
     folder = train(dqn_atari_jax, *TINY_RUN, "--bf16")
     assert len([line for line in capsys.readouterr().err.splitlines() if "--bf16" in line]) == 1

@@ -68,7 +68,8 @@ def cut_at(frames: int):
     return cut
 
 
-@pytest.mark.parametrize("qdagger", twin_is_slow(*QDAGGER))
+@pytest.mark.slow
+@pytest.mark.parametrize("qdagger", QDAGGER)
 def test_a_qdagger_student_plays_and_so_does_the_one_before_the_online_phase(train, qdagger, command):
     folder = str(train(qdagger, *TINY_RUN, *TINY_TEACHER, "--save-model"))
     run = json.loads(Path(folder, "config.json").read_text())

@@ -97,9 +97,10 @@ LENGTHS = [59, 16, 32, 60, 37, 34, 60, 47, 46, 21, 45, 25, 60, 47, 46, 46, 60, 5
 RULED_CARTPOLE = Evaluation(LENGTHS, LENGTHS, 3, LENGTHS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("game", "max_frames", "expected"),
-    [("Breakout", 1056, RANDOM_BREAKOUT), pytest.param("Pong", 4984, RANDOM_PONG, marks=pytest.mark.slow)],
+    [("Breakout", 1056, RANDOM_BREAKOUT), ("Pong", 4984, RANDOM_PONG)],
 )
 def test_evaluations_stay_what_they_are(game, max_frames, expected):
     """So scores that are published stay: seeds, exploration, FIRE and the cap are what they were."""

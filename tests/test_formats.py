@@ -41,7 +41,9 @@ def q_values(network, params, obs: np.ndarray) -> np.ndarray:
         return np.asarray(network.apply(params, obs))
 
 
-@pytest.mark.parametrize("student", ["nature", "impala256", "impala512"])
+@pytest.mark.parametrize(
+    "student", ["nature", *(pytest.param(s, marks=pytest.mark.slow) for s in ("impala256", "impala512"))]
+)
 def test_a_torch_model_has_the_same_q_values_in_jax(student, frames):
     ours, theirs = in_torch.STUDENTS[student](6), in_jax.STUDENTS[student](6)
     save_weights(ours.state_dict(), Path("model"))
@@ -50,9 +52,8 @@ def test_a_torch_model_has_the_same_q_values_in_jax(student, frames):
     np.testing.assert_allclose(q_values(theirs, params, frames), ours(torch.tensor(frames)).detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "student", ["nature", *(pytest.param(s, marks=pytest.mark.slow) for s in ("impala256", "impala512"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("student", ["nature", "impala256", "impala512"])
 def test_a_jax_model_has_the_same_q_values_in_torch(student, frames):
     ours, theirs = in_jax.STUDENTS[student](6), in_torch.STUDENTS[student](6)
     params = ours.init(jax.random.key(0), BLANK)

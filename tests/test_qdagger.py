@@ -291,6 +291,7 @@ def test_jax_compiles_nothing_while_it_counts_steps(train, monkeypatch):
         assert name == "set-up" or compilations[before:after] == [], name
 
 
+@pytest.mark.slow
 def test_toy_sizes_run(train, qdagger, capsys):
     flags = "--learning-starts 10 --total-timesteps 16 --buffer-size 10 --teacher-steps 10 --num-envs 8".split()
     train(qdagger, *TINY, *flags)

@@ -48,6 +48,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(pong_le
     assert differing(outcome(the_run()), pong_left_alone) == []
 
 
+@pytest.mark.slow
 @linux
 def test_a_full_disk_while_logging_leaves_a_run_that_can_be_resumed(pong_left_alone):  # noqa: F811
     """Event files grow by a hundred bytes per game and evaluation: the limit is just above what is there."""
@@ -139,7 +140,13 @@ def test_a_run_that_diverges_without_checkpoints_says_how_to_get_there_again(tra
 # --- Determinism ---
 
 
-@pytest.mark.parametrize("name", [*twin_is_slow("dqn", "dqn_jax"), *twin_is_slow("dqn_atari", "dqn_atari_jax")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *twin_is_slow("dqn", "dqn_jax"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dqn_atari", "dqn_atari_jax")),
+    ],
+)
 def test_evaluations_do_not_change_what_is_learned(name, train):
     script = getattr(children, name)
     flags, often = (TINY_DQN, "100") if "atari" not in name else ([*TINY_RUN, "--total-timesteps", "128"], "10")

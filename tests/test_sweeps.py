@@ -112,6 +112,7 @@ def test_an_interrupted_sweep_stops_its_runs_and_the_same_command_finishes_it(nu
     assert [step for step, _ in scalars(folder)["charts/episodic_return"]] == list(range(1, 31))
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_the_same_time_do_not_do_the_same_run_twice():
     processes = [start("--num-seeds 1", "CartPole-v1", command=f"python {TOY} --pause 0.1") for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]

@@ -142,9 +142,10 @@ def test_the_distillation_is_off_from_its_last_step_on(train, taught, monkeypatc
     assert all((value == 0) == (step > 120) for step, value in coefficients.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
-    [[], pytest.param(VARIANTS, marks=pytest.mark.slow)],
+    [[], VARIANTS],
     ids=["plain", "variants"],
 )
 def test_a_student_without_distillation_learns_the_values_of_the_chain(train, taught, flags):
