@@ -12,7 +12,7 @@ import torch
 
 from cleanrl import dqn_atari, qdagger_dqn_atari_impalacnn
 from cleanrl.qdagger_dqn_atari_impalacnn import ImpalaCNN, NatureCNN
-from tests.conftest import TINY_RUN, TINY_TEACHER, Bomb
+from tests.conftest import DQN, TINY_RUN, TINY_TEACHER, Bomb, twin_is_slow
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,7 @@ def test_configuration_files(refused, tmp_path, script, text, says):
     assert not Path("hacked").exists()
 
 
+@pytest.mark.parametrize("dqn", twin_is_slow(*DQN), ids=["torch", "jax"])
 def test_an_initial_model_that_is_not_there(refused, dqn):
     assert "--initial-model no.cleanrl_model" in refused(dqn, *TINY_RUN, "--initial-model", "no.cleanrl_model")
 

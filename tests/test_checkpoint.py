@@ -134,7 +134,7 @@ def end_as_left_alone(name: str, once: bool, left_alone) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in ("dqn", "qdagger_dqn_atari_impalacnn") else pytest.mark.slow) for name in RUNS],
+    [pytest.param(name, marks=() if name == "qdagger_dqn_atari_impalacnn" else pytest.mark.slow) for name in RUNS],
 )
 def test_a_run_interrupted_at_a_random_moment_ends_as_the_run_left_alone(name, left_alone):
     """By a kill, SIGTERM or Ctrl-C: in a phase, between phases, in an evaluation, while a checkpoint or a log is written."""

@@ -39,8 +39,8 @@ def config(folder: Path) -> dict:
 # --- The last evaluation ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("script", [dqn_vector, dqn_jax], ids=["torch", "jax"])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("script", twin_is_slow(dqn_vector, dqn_jax), ids=["torch", "jax"])
 def test_what_was_learned_is_on_the_disk_when_the_last_evaluation_is_interrupted(script, number, train):
     flags = [*TINY_DQN, *NO_CHECKPOINTS, "--total-timesteps", "300"]
     status, errors = children.run(script, *flags, before=children.receive, args=("evaluation", 2, number))
@@ -249,7 +249,11 @@ def test_a_run_whose_readers_have_gone_is_complete(stream):
 # --- A run that is trained further ---
 
 
-@pytest.mark.parametrize("script", [dqn_vector, dqn_jax, dqn_atari], ids=["dqn", "dqn_jax", "dqn_atari"])
+@pytest.mark.parametrize(
+    "script",
+    [dqn_vector, *(pytest.param(script, marks=pytest.mark.slow) for script in (dqn_jax, dqn_atari))],
+    ids=["dqn", "dqn_jax", "dqn_atari"],
+)
 def test_a_complete_run_that_is_trained_further_is_the_longer_run_with_the_schedules_of_the_first(train, script):
     atari = script is dqn_atari
     tiny, first, more = (TINY_RUN, "64", "128") if atari else ([*TINY_DQN, "--total-timesteps", "300"], "300", "600")

@@ -33,6 +33,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE, other 
 # --- The disk ---
 
 
+@pytest.mark.slow
 @linux
 def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(pong_left_alone):  # noqa: F811
     status, errors = children.run(children.dqn_atari, *ATARI, before=children.fill_disk, args=("training", 65, 2_000_000))

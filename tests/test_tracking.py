@@ -20,7 +20,7 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.run import tracker as tracking
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.run.tracker import Tracker
-from tests.conftest import TINY_RUN, scalars, twin_is_slow
+from tests.conftest import TINY_RUN, scalars
 
 
 def test_two_runs_in_the_same_second_have_two_folders():
@@ -106,7 +106,8 @@ def test_config_says_running_until_it_is_complete():
     }
 
 
-@pytest.mark.parametrize("script", twin_is_slow("dqn_atari", "dqn_atari_jax"))
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["dqn_atari", "dqn_atari_jax"])
 def test_weights_and_biases_sees_the_scalars_offline_without_an_account(tmp_path, script):
     """In a process of its own, since W&B keeps a service running."""
     code = f"""
