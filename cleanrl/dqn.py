@@ -6,6 +6,7 @@ Read on from `main`: act, step, store, learn.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,7 +257,7 @@ def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor
 
 
 def td_loss(
-    q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool
+    q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool = False, huber: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
     with torch.no_grad():
@@ -268,6 +269,10 @@ def td_loss(
     # Differs from the paper: the squared error by default, where theirs is clipped (`--huber`).
     loss = F.smooth_l1_loss(q_pred, target) if huber else F.mse_loss(q_pred, target)
     return loss, q_pred.detach().mean()
+
+
+LossFn = Callable[[nn.Module, nn.Module, Batch], tuple[Tensor, Tensor]]
+"""A loss of a network, its target network and a batch, as `td_loss`."""
 
 
 def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
@@ -286,15 +291,10 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 
 
 def update(
-    q_network: nn.Module,
-    target_network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    double_q: bool,
-    huber: bool,
+    q_network: nn.Module, target_network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, loss_fn: LossFn
 ) -> Tensor:
     """One step of the optimizer on a batch's loss; returns the loss and the mean Q-value (2,), on the device."""
-    loss, q_value = td_loss(q_network, target_network, batch, double_q, huber)
+    loss, q_value = loss_fn(q_network, target_network, batch)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -317,7 +317,8 @@ class Learner:
     KEPT = ("q_network", "target_network", "optimizer")
 
     def __init__(self, args: Args, device: torch.device) -> None:
-        self.device, self.double_q, self.huber = device, args.double_q, args.huber
+        self.device = device
+        self.loss_fn = functools.partial(td_loss, double_q=args.double_q, huber=args.huber)
         obs_size, num_actions = sizes(args)
         self.q_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
         self.target_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
@@ -336,7 +337,7 @@ class Learner:
     def update(self, batch: Batch) -> Tensor:
         """Learn from a batch in NumPy; returns the metrics (3,) on the device; the last is 1 while every loss was finite."""
         batch = Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
-        metrics = update(self.q_network, self.target_network, self.optimizer, batch, self.double_q, self.huber)
+        metrics = update(self.q_network, self.target_network, self.optimizer, batch, self.loss_fn)
         self.finite *= torch.isfinite(metrics[0])
         return torch.cat([metrics, self.finite])
 

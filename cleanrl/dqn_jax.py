@@ -257,7 +257,7 @@ def td_target(rewards: Array, discounts: Array, next_values: Array) -> Array:
 
 
 def td_loss(
-    q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool
+    q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool = False, huber: bool = False
 ) -> tuple[Array, Array]:
     """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
     next_q_values = target_network(batch.next_obs)
@@ -268,6 +268,10 @@ def td_loss(
     # Differs from the paper: the squared error by default, where theirs is clipped (`--huber`).
     loss = (optax.huber_loss if huber else optax.squared_error)(q_pred, target).mean()
     return loss, q_pred.mean()
+
+
+LossFn = Callable[[nn.Module, nn.Module, Batch], tuple[Array, Array]]
+"""A loss of a network, its target network and a batch, as `td_loss`."""
 
 
 def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
@@ -294,16 +298,16 @@ def greedy_actions(q_network: nn.Module, params: Any, obs: Array) -> Array:
     return q_network.apply(params, obs).argmax(1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4, 5), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1, 4), donate_argnums=2)
 def update(
-    q_network: nn.Module, optimizer: optax.GradientTransformation, q_state: QState, batch: Batch, double_q: bool, huber: bool
+    q_network: nn.Module, optimizer: optax.GradientTransformation, q_state: QState, batch: Batch, loss_fn: LossFn
 ) -> tuple[QState, Array]:
     """One step of the optimizer on a batch's loss; returns the state and (loss, mean Q-value, finite), on the device."""
 
-    def loss_fn(params: Any) -> tuple[Array, Array]:
-        return td_loss(q_network.bind(params), q_network.bind(q_state.target_params), batch, double_q, huber)
+    def loss_of(params: Any) -> tuple[Array, Array]:
+        return loss_fn(q_network.bind(params), q_network.bind(q_state.target_params), batch)
 
-    (loss, q_value), gradients = jax.value_and_grad(loss_fn, has_aux=True)(q_state.params)
+    (loss, q_value), gradients = jax.value_and_grad(loss_of, has_aux=True)(q_state.params)
     updates, opt_state = optimizer.update(gradients, q_state.opt_state)
     params = optax.apply_updates(q_state.params, updates)
     finite = q_state.finite * jnp.isfinite(loss)
@@ -326,7 +330,7 @@ class Learner:
     KEPT = ("q_state",)
 
     def __init__(self, args: Args, device: jax.Device) -> None:
-        self.double_q, self.huber = args.double_q, args.huber
+        self.loss_fn = functools.partial(td_loss, double_q=args.double_q, huber=args.huber)
         obs_size, num_actions = sizes(args)
         self.q_network = QNetwork(num_actions, args.hidden_units)
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, obs_size), np.float32))
@@ -341,11 +345,8 @@ class Learner:
     def warm_up(self, rb: ReplayBuffer, args: Args) -> None:
         """Compile, on a copy of the state, so that compilation does not count in SPS."""
         with working("compiling"):
-            copy, blank = (
-                sync(jax.tree.map(jnp.copy, self.q_state), args.tau),
-                rb.sample(np.zeros(args.batch_size, np.int64)),
-            )
-            jax.block_until_ready(update(self.q_network, self.optimizer, copy, blank, args.double_q, args.huber))
+            copy, blank = jax.tree.map(jnp.copy, self.q_state), rb.sample(np.zeros(args.batch_size, np.int64))
+            jax.block_until_ready(update(self.q_network, self.optimizer, sync(copy, args.tau), blank, self.loss_fn))
             for num_obs in (args.num_envs, args.eval_episodes):
                 self.policy()(np.zeros((num_obs, rb.obs.shape[-1]), np.float32))
 
@@ -356,7 +357,7 @@ class Learner:
     def update(self, batch: Batch) -> Array:
         """Learn from a batch in NumPy; returns the metrics (3,) on the device; the last is 1 while every loss was finite."""
         # The old state's memory is taken over.
-        self.q_state, metrics = update(self.q_network, self.optimizer, self.q_state, batch, self.double_q, self.huber)
+        self.q_state, metrics = update(self.q_network, self.optimizer, self.q_state, batch, self.loss_fn)
         return metrics
 
     def sync(self, tau: float, times: int = 1) -> None:

@@ -259,7 +259,7 @@ def test_an_update_moves_only_the_value_it_is_about_towards_the_target(vector_dq
     if vector_dqn is dqn:
         online = Linear(ONLINE)
         target_network = Linear(target) if target is TARGET else online
-        metrics = dqn.update(online, target_network, torch.optim.SGD(online.parameters(), lr=0.1), batch, False, False)
+        metrics = dqn.update(online, target_network, torch.optim.SGD(online.parameters(), lr=0.1), batch, dqn.td_loss)
         assert torch.allclose(online.values, torch.tensor(moved, dtype=torch.float32))
     else:
 
@@ -271,7 +271,7 @@ def test_an_update_moves_only_the_value_it_is_about_towards_the_target(vector_dq
         params, target_params = ({"params": {"values": jnp.asarray(rows)}} for rows in (ONLINE, target))
         optimizer = optax.sgd(0.1)
         state = dqn_jax.QState(params, target_params, optimizer.init(params), jnp.ones(()))
-        state, metrics = dqn_jax.update(Rows(), optimizer, state, batch, False, False)
+        state, metrics = dqn_jax.update(Rows(), optimizer, state, batch, dqn_jax.td_loss)
         np.testing.assert_allclose(state.params["params"]["values"], moved, atol=1e-6)
         np.testing.assert_allclose(state.target_params["params"]["values"], target)
     assert metrics.tolist()[:2] == pytest.approx([(expected / 2) ** 2, 2.0])
@@ -305,6 +305,13 @@ def test_twins_have_the_same_loss_and_gradients(double_q, huber):
         np.testing.assert_allclose(found["kernel"], layer.weight.grad.T, atol=1e-5)
         np.testing.assert_allclose(found["bias"], layer.bias.grad, atol=1e-5)
         assert np.abs(found["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("flag", ["--double-q", "--huber"])
+def test_flags_of_the_loss_change_what_is_learned(train, vector_dqn, flag):
+    flags = [*TINY_DQN, "--total-timesteps", "300", "--save-model"]
+    plain, other = (weights(vector_dqn, train(vector_dqn, *flags, *more)) for more in ([], [flag]))
+    assert not all(torch.equal(plain[key], other[key]) for key in plain)
 
 
 @pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])

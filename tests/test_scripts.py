@@ -17,6 +17,7 @@ import torch
 from cleanrl import dqn, dqn_atari, dqn_atari_jax, dqn_jax, qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn
 from cleanrl.qdagger_dqn_atari_impalacnn import STUDENTS, ImpalaCNN, NatureCNN
 from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER
+from tests.support.mutants import MUTANTS
 from tests.support.twin_diff import share_of_same_lines
 
 SCRIPTS = Path(dqn_atari.__file__).parent
@@ -73,6 +74,12 @@ def test_games_and_schedules_are_the_same_text_in_every_atari_script(name):
     texts = [found[name] for found in map(definitions, [*IN_TORCH, *IN_JAX]) if name in found]
     assert len(texts) == (2 if name == "evaluate_teacher" else 4)
     assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_each_mutant_can_be_made(mutant):
+    """So `make mutants` breaks what it says."""
+    assert mutant.old in (Path(__file__).parents[1] / mutant.path).read_text(encoding="utf-8")
 
 
 def changes(ours: str, theirs: str) -> tuple[set[str], set[str]]:
