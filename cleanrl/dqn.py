@@ -422,8 +422,9 @@ def player(q_network: nn.Module, device: torch.device) -> Callable[[np.ndarray],
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
-    q_network = QNetwork(*sizes(args), args.hidden_units)
+    """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
+    obs_size, num_actions = sizes(args)
+    q_network = QNetwork(obs_size, num_actions, args.hidden_units)
     load_into(q_network, path)
     return player(q_network, torch.device("cpu"))
 
