@@ -103,9 +103,14 @@ VECTOR_DQN = (dqn_vector, dqn_jax)
 QDAGGER = (qdagger_dqn_atari_impalacnn, qdagger_dqn_atari_jax_impalacnn)
 
 
+def all_slow(*values: Any) -> list[Any]:
+    """Parameters of tests, each marked slow."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def twin_is_slow(torch_script: Any, jax_script: Any) -> list[Any]:
     """Parameters of tests with whole runs, which take long in JAX: its formulas and a golden run are tested quickly."""
-    return [torch_script, pytest.param(jax_script, marks=pytest.mark.slow)]
+    return [torch_script, *all_slow(jax_script)]
 
 
 @pytest.fixture(params=DQN, ids=["torch", "jax"])

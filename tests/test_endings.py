@@ -23,7 +23,17 @@ from cleanrl_utils.devices.common import require_memory
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.run import replay, tracker
 from cleanrl_utils.run.folder import new_folder
-from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, twin_is_slow, weights
+from tests.conftest import (
+    TINY_DQN,
+    TINY_FQI,
+    TINY_RUN,
+    TINY_TEACHER,
+    all_slow,
+    needs_compiler,
+    scalars,
+    twin_is_slow,
+    weights,
+)
 from tests.support import children
 from tests.test_checkpoint import the_run
 
@@ -39,7 +49,7 @@ def config(folder: Path) -> dict:
 # --- The last evaluation ---
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("number", [*all_slow(signal.SIGINT), signal.SIGTERM])
 @pytest.mark.parametrize("script", twin_is_slow(dqn_vector, dqn_jax), ids=["torch", "jax"])
 def test_what_was_learned_is_on_the_disk_when_the_last_evaluation_is_interrupted(script, number, train):
     flags = [*TINY_DQN, *NO_CHECKPOINTS, "--total-timesteps", "300"]
@@ -251,7 +261,7 @@ def test_a_run_whose_readers_have_gone_is_complete(stream):
 
 @pytest.mark.parametrize(
     "script",
-    [dqn_vector, *(pytest.param(script, marks=pytest.mark.slow) for script in (dqn_jax, dqn_atari))],
+    [dqn_vector, *all_slow(dqn_jax, dqn_atari)],
     ids=["dqn", "dqn_jax", "dqn_atari"],
 )
 def test_a_complete_run_that_is_trained_further_is_the_longer_run_with_the_schedules_of_the_first(train, script):

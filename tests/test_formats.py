@@ -20,7 +20,7 @@ from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
 from cleanrl_utils.models import formats, torch_zip
 from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
-from tests.conftest import TEACHER
+from tests.conftest import TEACHER, all_slow
 
 BLANK = np.zeros((1, 4, 84, 84), np.uint8)
 
@@ -41,9 +41,7 @@ def q_values(network, params, obs: np.ndarray) -> np.ndarray:
         return np.asarray(network.apply(params, obs))
 
 
-@pytest.mark.parametrize(
-    "student", ["nature", *(pytest.param(s, marks=pytest.mark.slow) for s in ("impala256", "impala512"))]
-)
+@pytest.mark.parametrize("student", ["nature", *all_slow("impala256", "impala512")])
 def test_a_torch_model_has_the_same_q_values_in_jax(student, frames):
     ours, theirs = in_torch.STUDENTS[student](6), in_jax.STUDENTS[student](6)
     save_weights(ours.state_dict(), Path("model"))

@@ -23,7 +23,7 @@ from cleanrl_utils.models.files import ModelError, load_weights, save_params, sa
 from cleanrl_utils.run.archive import Archive, ArchiveError
 from cleanrl_utils.run.archive import write as write_archive
 from cleanrl_utils.run.tracker import Tracker
-from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, Bomb, needs_compiler, twin_is_slow, weights
+from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, Bomb, all_slow, needs_compiler, twin_is_slow, weights
 from tests.support import children
 from tests.test_checkpoint import ATARI, BOTH, contents, pong_left_alone, the_run  # noqa: F401 - a fixture
 
@@ -141,13 +141,7 @@ def test_a_run_that_diverges_without_checkpoints_says_how_to_get_there_again(tra
 # --- Determinism ---
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *twin_is_slow("dqn", "dqn_jax"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dqn_atari", "dqn_atari_jax")),
-    ],
-)
+@pytest.mark.parametrize("name", ["dqn", *all_slow("dqn_jax", "dqn_atari", "dqn_atari_jax")])
 def test_evaluations_do_not_change_what_is_learned(name, train):
     script = getattr(children, name)
     flags, often = (TINY_DQN, "100") if "atari" not in name else ([*TINY_RUN, "--total-timesteps", "128"], "10")

@@ -168,9 +168,6 @@ def test_a_ring_without_room_for_a_stack_is_refused(kind):
         kind.make(4 * 8, 8, 1)
 
 
-# What JAX must not do: copy the rings.
-
-
 class Copies(TorchDispatchMode):
     """Counts copies from the host to the device `meta`, which holds nothing."""
 
@@ -190,6 +187,9 @@ def test_what_a_step_brought_goes_to_the_device_in_one_copy():
     with Copies() as copies:
         rb.add(obs, np.arange(8), dqn_atari.Step(nothing, no, no, no, []))
     assert copies.count == 1
+
+
+# What JAX must not do: copy the rings.
 
 
 def test_jax_stores_in_place():

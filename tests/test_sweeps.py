@@ -16,7 +16,7 @@ import pytest
 from cleanrl_utils.benchmark import __main__ as benchmark
 from cleanrl_utils.flags import parse
 from cleanrl_utils.report import __main__ as report
-from tests.conftest import scalars
+from tests.conftest import all_slow, scalars
 from tests.support.slurm import wait
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def test_a_run_without_a_checkpoint_begins_anew():
     assert [stored(folder).get("resumed") for folder in folders()] == [None, None]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("number", [*all_slow(signal.SIGINT), signal.SIGTERM])
 def test_an_interrupted_sweep_stops_its_runs_and_the_same_command_finishes_it(number):
     command = f"python {TOY} --pause 0.2 --slow-seed 1"
     process = start("--num-seeds 1", "CartPole-v1", command=command)

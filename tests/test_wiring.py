@@ -15,7 +15,7 @@ from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl_utils.models.files import load_into, load_params
 from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
-from tests.conftest import DQN, QDAGGER, scalars, twin_is_slow, weights
+from tests.conftest import DQN, QDAGGER, all_slow, scalars, twin_is_slow, weights
 from tests.support.chain import VALUES, play_chain, stacks
 
 TINY = (
@@ -49,11 +49,7 @@ def dqn(request):
     return request.param
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [pytest.param([], marks=pytest.mark.slow), VARIANTS],
-    ids=["plain", "variants"],
-)
+@pytest.mark.parametrize("flags", [*all_slow([]), VARIANTS], ids=["plain", "variants"])
 def test_dqn_learns_the_values_of_the_chain(train, monkeypatch, dqn, flags):
     """Rewards by their sign, life losses and ends as terminations, cuts bootstrapped, resets left out."""
     play_chain(monkeypatch, dqn)
@@ -143,11 +139,7 @@ def test_the_distillation_is_off_from_its_last_step_on(train, taught, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags",
-    [[], VARIANTS],
-    ids=["plain", "variants"],
-)
+@pytest.mark.parametrize("flags", [[], VARIANTS], ids=["plain", "variants"])
 def test_a_student_without_distillation_learns_the_values_of_the_chain(train, taught, flags):
     script, _ = taught
     offline = ["--teacher-steps", "400", "--teacher-start-e", "1", "--teacher-end-e", "1", "--offline-steps", "200"]
