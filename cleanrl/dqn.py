@@ -31,10 +31,8 @@ from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
 
-LOG_FREQUENCY = 500
-"""Environment steps between readings of losses and rates."""
-METRICS = ("losses/td_loss", "losses/q_values")
-"""Names of what an update measures."""
+LOG_FREQUENCY = 500  # environment steps between readings of losses and rates
+METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
 
 
 @dataclass
@@ -212,8 +210,7 @@ class ReplayBuffer:
         drawable = self.num_stored - self.n_step  # rows, from the oldest on
         if drawable <= 0:
             return np.zeros((0, batch_size), dtype=np.int64)
-        rows = np.empty(num_batches * batch_size, dtype=np.int64)
-        envs = np.empty_like(rows)
+        rows, envs = np.empty((2, num_batches * batch_size), dtype=np.int64)
         todo = np.arange(rows.size)
         while todo.size:
             rows[todo] = (oldest + rng.integers(drawable, size=todo.size)) % self.num_rows
@@ -313,8 +310,7 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 class Learner:
     """The network and its optimizer, and the functions that act and learn."""
 
-    # What a checkpoint holds of it.
-    KEPT = ("q_network", "target_network", "optimizer")
+    KEPT = ("q_network", "target_network", "optimizer")  # what a checkpoint holds of it
 
     def __init__(self, args: Args, device: torch.device) -> None:
         self.device = device

@@ -34,10 +34,8 @@ from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
 
-LOG_FREQUENCY = 1000
-"""Environment steps between readings of losses and rates: each waits for the device."""
-METRICS = ("losses/td_loss", "losses/q_values")
-"""Names of what an update measures."""
+LOG_FREQUENCY = 1000  # environment steps between readings of losses and rates: each waits for the device
+METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
 
 
 @dataclass
@@ -248,9 +246,8 @@ class ReplayBuffer:
     after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
-    # What a checkpoint holds of it.
     KEPT = ("frames", "actions", "rewards", "terminations", "truncations", "ages", "valid", "age")
-    KEPT += ("head", "num_stored", "num_valid")
+    KEPT += ("head", "num_stored", "num_valid")  # what a checkpoint holds of it
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -296,14 +293,12 @@ class ReplayBuffer:
         A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
         before it: the oldest rows would build their stacks from the newest frames.
         """
-        full = self.num_stored == self.num_rows
-        oldest = self.head if full else 0
-        first, last = (3 if full else 0), self.num_stored - self.n_step  # in rows since the oldest
+        oldest, first = (self.head, 3) if self.num_stored == self.num_rows else (0, 0)
+        last = self.num_stored - self.n_step  # in rows since the oldest, as `first`
         fringe = [*range(first), *range(max(last, first), self.num_stored)]
         if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
             return np.zeros((0, batch_size), dtype=np.int64)
-        rows = np.empty(num_batches * batch_size, dtype=np.int64)
-        envs = np.empty_like(rows)
+        rows, envs = np.empty((2, num_batches * batch_size), dtype=np.int64)
         todo = np.arange(rows.size)
         while todo.size:
             rows[todo] = (oldest + rng.integers(first, last, todo.size)) % self.num_rows
@@ -420,8 +415,7 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 class Learner:
     """The networks and their optimizer, and the functions that act and update, compiled if asked."""
 
-    # What a checkpoint holds of it.
-    KEPT = ("q_network", "target_network", "optimizer")
+    KEPT = ("q_network", "target_network", "optimizer")  # what a checkpoint holds of it
 
     def __init__(self, args: Args, device: torch.device) -> None:
         self.device, num_actions = device, count_actions(args)
@@ -434,8 +428,7 @@ class Learner:
         self.target_network.load_state_dict(self.q_network.state_dict())
         in_torch.use_onednn(self.q_network, self.target_network)  # faster linear layers, on some CPUs
         self.learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor: compiled code sees it change
-        # Differs from the paper: Adam in place of RMSProp.
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(  # differs from the paper: Adam in place of RMSProp
             self.q_network.parameters(),
             lr=self.learning_rate,
             eps=args.adam_eps,
@@ -449,9 +442,8 @@ class Learner:
     def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
         """The update from indices (batch_size,) in `rb` to metrics: sample, loss, gradient, step.
 
-        Compiled here, and warmed up so that compilation does not count in SPS. The update never waits for the device, unless
-        a buffer in host memory has to be copied there. The metrics, the values of the loss and a 1 while every loss was
-        finite, stay on the device.
+        Compiled and warmed up here, outside of SPS. It never waits for the device, unless a buffer in host memory has to be
+        copied there. The metrics stay on the device: the values of the loss, then a 1 while every loss was finite.
         """
         finite = torch.ones((), device=self.device)
 
@@ -509,8 +501,7 @@ def train(state: State, args: Args, run: Run) -> None:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
             evaluate_agent(state, args, run)
 
-        # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
-        # replay keeps what was played.
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The replay keeps what is played.
         obs = torch.as_tensor(games.obs, device=learner.device)
         epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
         greedy = learner.act(obs).cpu().numpy()

@@ -36,10 +36,8 @@ from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
 
-LOG_FREQUENCY = 1000
-"""Environment steps between readings of losses and rates: each waits for the device."""
-METRICS = ("losses/td_loss", "losses/q_values")
-"""Names of what an update measures."""
+LOG_FREQUENCY = 1000  # environment steps between readings of losses and rates: each waits for the device
+METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
 
 
 @dataclass
@@ -253,8 +251,7 @@ class ReplayBuffer:
     after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
-    # What a checkpoint holds of it.
-    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid")
+    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid")  # what a checkpoint holds of it
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -301,14 +298,12 @@ class ReplayBuffer:
         A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
         before it: the oldest rows would build their stacks from the newest frames.
         """
-        full = self.num_stored == self.num_rows
-        oldest = self.head if full else 0
-        first, last = (3 if full else 0), self.num_stored - self.n_step  # in rows since the oldest
+        oldest, first = (self.head, 3) if self.num_stored == self.num_rows else (0, 0)
+        last = self.num_stored - self.n_step  # in rows since the oldest, as `first`
         fringe = [*range(first), *range(max(last, first), self.num_stored)]
         if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
             return np.zeros((0, batch_size), dtype=np.int64)
-        rows = np.empty(num_batches * batch_size, dtype=np.int64)
-        envs = np.empty_like(rows)
+        rows, envs = np.empty((2, num_batches * batch_size), dtype=np.int64)
         todo = np.arange(rows.size)
         while todo.size:
             rows[todo] = (oldest + rng.integers(first, last, todo.size)) % self.num_rows
@@ -491,8 +486,7 @@ def batch_to_device(batch: Batch, q_state: QState) -> Batch:
 class Learner:
     """The network and its optimizer, and the functions that act and learn."""
 
-    # What a checkpoint holds of it.
-    KEPT = ("q_state",)
+    KEPT = ("q_state",)  # what a checkpoint holds of it
 
     def __init__(self, args: Args, device: jax.Device) -> None:
         self.device, self.bf16 = device, in_jax.use_bf16(args.bf16, device)
@@ -559,8 +553,7 @@ def train(state: State, args: Args, run: Run) -> None:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
             evaluate_agent(state, args, run)
 
-        # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
-        # replay keeps what was played.
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The replay keeps what is played.
         obs = jax.device_put(games.obs, learner.device)
         epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
         greedy = np.asarray(learner.act(learner.q_state.params, obs))

@@ -360,8 +360,7 @@ class ReplayBuffer:
     after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
-    # What a checkpoint holds of it.
-    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid")
+    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid")  # what a checkpoint holds of it
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -408,14 +407,12 @@ class ReplayBuffer:
         A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
         before it: the oldest rows would build their stacks from the newest frames.
         """
-        full = self.num_stored == self.num_rows
-        oldest = self.head if full else 0
-        first, last = (3 if full else 0), self.num_stored - self.n_step  # in rows since the oldest
+        oldest, first = (self.head, 3) if self.num_stored == self.num_rows else (0, 0)
+        last = self.num_stored - self.n_step  # in rows since the oldest, as `first`
         fringe = [*range(first), *range(max(last, first), self.num_stored)]
         if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
             return np.zeros((0, batch_size), dtype=np.int64)
-        rows = np.empty(num_batches * batch_size, dtype=np.int64)
-        envs = np.empty_like(rows)
+        rows, envs = np.empty((2, num_batches * batch_size), dtype=np.int64)
         todo = np.arange(rows.size)
         while todo.size:
             rows[todo] = (oldest + rng.integers(first, last, todo.size)) % self.num_rows
@@ -616,8 +613,7 @@ def batch_to_device(batch: Batch, q_state: QState) -> Batch:
 class Learner:
     """Student, teacher and optimizer, and the functions that act and learn."""
 
-    # What a checkpoint holds of it.
-    KEPT = ("q_state", "teacher_params")
+    KEPT = ("q_state", "teacher_params")  # what a checkpoint holds of it
 
     def __init__(self, args: Args, teacher_network: nn.Module, teacher_params: Any, device: jax.Device) -> None:
         self.device, self.bf16 = device, in_jax.use_bf16(args.bf16, device)
@@ -766,8 +762,7 @@ def train_online(state: State, args: Args, run: Run) -> None:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
             evaluate_student(state, args, run)
 
-        # Act. Differs from the paper: FIRE after a lost life overrides the agent. Learning is off-policy, so the
-        # replay keeps what was played.
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The replay keeps what is played.
         # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
         obs = jax.device_put(games.obs, learner.device)
         epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + state.step)

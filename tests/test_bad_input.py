@@ -12,7 +12,7 @@ import torch
 
 from cleanrl import dqn_atari, qdagger_dqn_atari_impalacnn
 from cleanrl.qdagger_dqn_atari_impalacnn import ImpalaCNN, NatureCNN
-from tests.conftest import DQN, TINY_RUN, TINY_TEACHER, Bomb, twin_is_slow
+from tests.conftest import DQN, QDAGGER, TINY_RUN, TINY_TEACHER, Bomb, twin_is_slow
 
 
 @pytest.mark.parametrize(
@@ -231,6 +231,7 @@ def test_a_teacher_with_another_number_of_actions(refused_teacher, tmp_path):
     assert "number of actions" in refused_teacher(str(tmp_path / "teacher"))
 
 
+@pytest.mark.parametrize("qdagger", twin_is_slow(*QDAGGER), ids=["torch", "jax"])
 def test_a_teacher_that_plays_no_better_than_random(refused_teacher, tmp_path):
     (tmp_path / "teacher").mkdir()
     network = NatureCNN(6)

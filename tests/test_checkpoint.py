@@ -21,13 +21,13 @@ import pytest
 import torch
 
 from benchmark.kills import differing, outcome
-from cleanrl import dqn_atari, dqn_atari_jax
+from cleanrl import dqn, dqn_atari, dqn_jax
 from cleanrl_utils.evals import atari
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.run import archive as archives
 from cleanrl_utils.run import checkpoint
 from cleanrl_utils.run import run as run_
-from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, scalars
+from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, all_slow, scalars
 from tests.support import children
 
 # Exploring actions and rare updates, so that each field of a state matters: random states, metrics of the last update.
@@ -90,16 +90,6 @@ def left_alone(tmp_path_factory):
         return found[name]
 
     return run
-
-
-@pytest.fixture(scope="module")
-def pong_left_alone(tmp_path_factory) -> dict:
-    """What the run of dqn_atari on Pong, with which files are damaged, comes to."""
-    folder, before = tmp_path_factory.mktemp("pong"), Path.cwd()
-    os.chdir(folder)
-    assert children.run(children.dqn_atari, *ATARI)[0] == 0
-    os.chdir(before)
-    return outcome(next((folder / "runs").iterdir()))
 
 
 def draws(name: str, rng: np.random.Generator) -> list[tuple[str, int, signal.Signals]]:
@@ -181,9 +171,9 @@ def at_every_step(_) -> None:
     checkpoint.Checkpoints.due = often
 
 
-def test_games_end_in_the_runs_that_are_interrupted_here(left_alone):
-    assert "charts/episodic_return" in left_alone("dqn_atari")
-    assert "charts/episodic_return" in left_alone("dqn")
+@pytest.mark.parametrize("name", ["dqn", *all_slow("dqn_atari")])
+def test_games_end_in_the_runs_that_are_interrupted_here(name, left_alone):
+    assert "charts/episodic_return" in left_alone(name)
 
 
 @pytest.mark.slow
@@ -280,13 +270,15 @@ def test_a_signal_without_checkpoints_closes_the_logs():
 
 # --- What is refused ---
 
+STOPPED = [*VECTORS, "--checkpoint-frequency", "100"]
+
 
 @pytest.fixture(scope="module")
 def stopped_once(tmp_path_factory) -> Path:
-    """The folder `runs` of a run of dqn_atari that was killed behind its fourth checkpoint."""
+    """The folder `runs` of a run of dqn.py that was killed behind its fourth checkpoint."""
     folder, before = tmp_path_factory.mktemp("stopped"), Path.cwd()
     os.chdir(folder)
-    children.run(children.dqn_atari, *ATARI, before=children.die, args=("training", 65))
+    children.run(children.dqn, *STOPPED, before=children.die, args=("training", 450))
     os.chdir(before)
     return folder / "runs"
 
@@ -312,12 +304,12 @@ def change_version(_) -> None:
 )
 def test_other_settings_are_refused_unless_resumed_anyway(stopped, flags, before, says):
     files = contents(stopped)
-    status, errors = children.run(children.dqn_atari, "--resume", str(stopped), *flags, before=before)
+    status, errors = children.run(children.dqn, "--resume", str(stopped), *flags, before=before)
     assert status == 2
     assert says in errors
     assert "--resume-anyway" in errors
     assert contents(stopped) == files
-    status, errors = children.run(children.dqn_atari, "--resume", str(stopped), "--resume-anyway", *flags, before=before)
+    status, errors = children.run(children.dqn, "--resume", str(stopped), "--resume-anyway", *flags, before=before)
     assert status == 0, errors
     assert "will not be those of the run left alone" in errors
 
@@ -328,14 +320,14 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_flags_beside_resume_are_refused_but_those_of_the_run(stopped, refused):
-    assert "where it is 300" in refused(dqn_atari, "--resume", str(stopped), "--total-timesteps", "200")
-    assert "--config" in refused(dqn_atari, "--resume", str(stopped), "--config", "x.yaml")
-    assert children.run(children.dqn_atari, "--resume", str(stopped), "--total-timesteps", "300")[0] == 0
-    assert "is complete" in refused(dqn_atari, "--resume", str(stopped))
+    assert "where it is 1500" in refused(dqn, "--resume", str(stopped), "--total-timesteps", "200")
+    assert "--config" in refused(dqn, "--resume", str(stopped), "--config", "x.yaml")
+    assert children.run(children.dqn, "--resume", str(stopped), "--total-timesteps", "1500")[0] == 0
+    assert "is complete" in refused(dqn, "--resume", str(stopped))
 
 
 def test_a_run_of_another_script_is_refused(stopped, refused):
-    assert "is a run of dqn_atari, not of dqn_atari_jax" in refused(dqn_atari_jax, "--resume", str(stopped))
+    assert "is a run of dqn, not of dqn_jax" in refused(dqn_jax, "--resume", str(stopped))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +354,7 @@ def test_a_run_that_is_still_going_is_not_resumed(stopped, refused):
 
     descriptor = os.open(stopped, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert "is still running" in refused(dqn_atari, "--resume", str(stopped))
+    assert "is still running" in refused(dqn, "--resume", str(stopped))
     os.close(descriptor)
 
 
@@ -385,21 +377,21 @@ def empty(_: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage", [flip, pytest.param(truncate, marks=pytest.mark.slow), pytest.param(empty, marks=pytest.mark.slow)]
 )
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(stopped, pong_left_alone, damage):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(stopped, left_alone, damage):
     *_, before, newest = sorted((stopped / "checkpoints").iterdir())
     newest.write_bytes(damage(newest.read_bytes()))
-    status, errors = children.run(children.dqn_atari, "--resume", str(stopped))
+    status, errors = children.run(children.dqn, "--resume", str(stopped))
     assert status == 0, errors
     assert f"{newest.name} is damaged" in errors
     assert f"going on from {before.name}" in errors
-    assert differing(outcome(stopped), pong_left_alone) == []
+    assert differing(outcome(stopped), left_alone("dqn")) == []
 
 
 def test_without_a_whole_checkpoint_nothing_is_changed(stopped, refused):
     for path in (stopped / "checkpoints").iterdir():
         path.write_bytes(flip(path.read_bytes()))
     files = contents(stopped)
-    said = refused(dqn_atari, "--resume", str(stopped))
+    said = refused(dqn, "--resume", str(stopped))
     assert all(path.name in said for path in (stopped / "checkpoints").iterdir())
     assert contents(stopped) == files
 
@@ -409,12 +401,12 @@ def test_the_checkpoint_of_another_run_is_refused(stopped, refused):
     other = Path("other")
     other.mkdir()
     os.chdir(other)
-    children.run(children.dqn_atari, *ATARI, "--seed", "2", before=children.die, args=("training", 65))
+    children.run(children.dqn, *STOPPED, "--seed", "2", before=children.die, args=("training", 450))
     foreign = max(the_run().glob("checkpoints/*")).absolute()
     os.chdir("..")
     for path in (stopped / "checkpoints").iterdir():
         shutil.copy(foreign, path)
-    assert "is of another run: --seed 2" in refused(dqn_atari, "--resume", str(stopped))
+    assert "is of another run: --seed 2" in refused(dqn, "--resume", str(stopped))
 
 
 def rewritten(path: Path, change) -> None:
@@ -443,19 +435,20 @@ def test_a_state_that_does_not_fit_is_refused_by_name(stopped, refused, change, 
     for path in (stopped / "checkpoints").iterdir():
         rewritten(path, change)
     files = contents(stopped)
-    assert says in refused(dqn_atari, "--resume", str(stopped))
+    assert says in refused(dqn, "--resume", str(stopped))
     assert contents(stopped) == files
 
 
-def test_games_that_do_not_come_back_are_told_and_the_checkpoint_is_kept(stopped):
-    files = contents(stopped)
-    status, errors = children.run(children.dqn_atari, "--resume", str(stopped), before=other_seeds)
+def test_games_that_do_not_come_back_are_told_and_the_checkpoint_is_kept():
+    children.run(children.dqn_atari, *ATARI, before=children.die, args=("training", 25))
+    files = contents(the_run())
+    status, errors = children.run(children.dqn_atari, "--resume", str(the_run()), before=other_seeds)
     assert status == 1
     (line,) = (line for line in errors.splitlines() if line.startswith("error:"))
     assert "PongNoFrameskip-v4 does not come back to what the checkpoint saw" in line
     assert "ale-py" in line
     assert "Traceback" not in errors
-    assert contents(stopped) == files
+    assert contents(the_run()) == files
 
 
 def other_seeds(_) -> None:
@@ -465,10 +458,10 @@ def other_seeds(_) -> None:
 
 
 def test_a_complete_run_keeps_its_last_checkpoint_where_that_is_asked_for():
-    assert children.run(children.dqn_atari, *ATARI, "--keep-checkpoint")[0] == 0
+    assert children.run(children.dqn, *VECTORS, "--keep-checkpoint")[0] == 0
     (path,) = (the_run() / "checkpoints").iterdir()
-    assert path.name.endswith("-training-300.zip")
-    assert archives.Archive(path).tree["state"].keys() == {field.name for field in dataclasses.fields(dqn_atari.State)}
+    assert path.name.endswith("-training-1500.zip")
+    assert archives.Archive(path).tree["state"].keys() == {field.name for field in dataclasses.fields(dqn.State)}
 
 
 # --- The file ---
@@ -588,9 +581,9 @@ def write_much(_) -> None:
 def test_the_last_two_are_kept_and_nothing_else_of_ours(stopped):
     (stopped / "checkpoints" / "notes.txt").write_text("mine")
     (stopped / "checkpoints" / "000009-training-9.zip.tmp").write_bytes(b"half")
-    children.run(children.dqn_atari, "--resume", str(stopped), before=children.die, args=("training", 50))
+    children.run(children.dqn, "--resume", str(stopped), before=children.die, args=("training", 250))
     names = sorted(path.name for path in (stopped / "checkpoints").iterdir())
-    assert [name.split("-", 1)[1] for name in names[:2]] == ["training-160.zip", "training-200.zip"]
+    assert [name.split("-", 1)[1] for name in names[:2]] == ["training-500.zip", "training-600.zip"]
     assert names[2:] == ["notes.txt"]
-    assert children.run(children.dqn_atari, "--resume", str(stopped))[0] == 0
+    assert children.run(children.dqn, "--resume", str(stopped))[0] == 0
     assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["notes.txt"]

@@ -240,11 +240,7 @@ def test_too_many_steps_are_summed_to_learn_from_the_rows_that_were_stored_befor
     "stream",
     [
         "2>&-",
-        "--track 2>/dev/full",
-        *(
-            pytest.param(stream, marks=pytest.mark.slow)
-            for stream in ("2>/dev/full", "2>&1 | true", "--track 2>&1 | head -1")
-        ),
+        *all_slow("--track 2>/dev/full", "2>/dev/full", "2>&1 | true", "--track 2>&1 | head -1"),
     ],
 )
 def test_a_run_whose_readers_have_gone_is_complete(stream):

@@ -20,6 +20,7 @@ from cleanrl_utils.evals.atari import count_actions, game_settings
 from cleanrl_utils.record import versions
 from cleanrl_utils.run import archive
 from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
+from tests.conftest import all_slow
 
 slow = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def play(games: dqn.Games, actions: np.ndarray) -> dqn.Step:
     return games.recv()
 
 
-@pytest.mark.parametrize("game", ["breakout", "pong"])
+@pytest.mark.parametrize("game", ["breakout", *all_slow("pong")])
 def test_frames_and_rewards_equal_gymnasiums_for_1000_steps(game):
     envs = AtariVectorEnv(game, 1, noop_max=0, use_fire_reset=False, reward_clipping=False)
     wrapped = gym.wrappers.AtariPreprocessing(AtariEnv(game, frameskip=1, repeat_action_probability=0.0), noop_max=0)
@@ -144,7 +145,7 @@ def test_send_returns_what_is_played_fire_after_a_reset_and_a_lost_life(monkeypa
     pytest.fail("no game ended")
 
 
-@pytest.mark.parametrize("purpose", [TRAINING, EVALUATION])
+@pytest.mark.parametrize("purpose", [*all_slow(TRAINING), EVALUATION])
 def test_under_sticky_actions_every_game_of_breakout_begins_with_a_ball(purpose):
     """The reset's own FIRE lasts one raw frame, which 0.25 sticky actions replace in one game of four."""
     games, moved = games_of("ALE/Breakout-v5", 10, purpose), np.zeros(10, dtype=bool)

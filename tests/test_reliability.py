@@ -25,7 +25,7 @@ from cleanrl_utils.run.archive import write as write_archive
 from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TINY_DQN, TINY_RUN, TINY_TEACHER, Bomb, all_slow, needs_compiler, twin_is_slow, weights
 from tests.support import children
-from tests.test_checkpoint import ATARI, BOTH, contents, pong_left_alone, the_run  # noqa: F401 - a fixture
+from tests.test_checkpoint import ATARI, the_run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE, other users")
 
@@ -33,9 +33,19 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_FSIZE, other 
 # --- The disk ---
 
 
+@pytest.fixture(scope="module")
+def pong_left_alone(tmp_path_factory) -> dict:
+    """What the run of dqn_atari on Pong comes to if the disk never fills."""
+    folder, before = tmp_path_factory.mktemp("pong"), Path.cwd()
+    os.chdir(folder)
+    assert children.run(children.dqn_atari, *ATARI)[0] == 0
+    os.chdir(before)
+    return outcome(next((folder / "runs").iterdir()))
+
+
 @pytest.mark.slow
 @linux
-def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(pong_left_alone):  # noqa: F811
+def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(pong_left_alone):
     status, errors = children.run(children.dqn_atari, *ATARI, before=children.fill_disk, args=("training", 65, 2_000_000))
     assert status == 1
     (error,) = (line for line in errors.splitlines() if line.startswith("error:"))
@@ -51,7 +61,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_one_before(pong_le
 
 @pytest.mark.slow
 @linux
-def test_a_full_disk_while_logging_leaves_a_run_that_can_be_resumed(pong_left_alone):  # noqa: F811
+def test_a_full_disk_while_logging_leaves_a_run_that_can_be_resumed(pong_left_alone):
     """Event files grow by a hundred bytes per game and evaluation: the limit is just above what is there."""
     status, errors = children.run(children.dqn_atari, *ATARI, before=fill_disk_for_events)
     assert status == 1

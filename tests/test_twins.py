@@ -80,7 +80,12 @@ def test_dqn_loss_target_and_gradients(n_step, double_q, huber):
 
 
 @pytest.mark.parametrize(
-    ("student", "n_step"), [("nature", 1), ("nature", 3), pytest.param("impala256", 3, marks=pytest.mark.slow)]
+    ("student", "n_step"),
+    [
+        pytest.param("nature", 1, marks=pytest.mark.slow),
+        ("nature", 3),
+        pytest.param("impala256", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_qdagger_losses_and_gradients(student, n_step):
     ours, theirs = batches(n_step)
