@@ -587,7 +587,7 @@ def main(args: Args) -> Path:
         if args.save_model:
             save_weights(learner.q_network.state_dict(), run.model_path)
         if args.save_replay:
-            run.save_replay(state.rb)
+            run.save_replay(state.rb, state.games.num_actions)
         state.games.close()
         scores = {"agent": evaluate_agent(state, args, run)}
         run.finish({"steps": state.step}, scores)

@@ -36,6 +36,7 @@ from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positi
 from cleanrl_utils.run.args import TrainingArgs
 from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
+from cleanrl_utils.run.teacher_data import check_data, first_phase, load, open_replay
 from cleanrl_utils.seeds import EVALUATION
 
 LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100
@@ -99,14 +100,18 @@ class Args(TrainingArgs):
     """the teacher's file is {teacher_model_exp_name}.cleanrl_model"""
     teacher_eval_episodes: Positive = 10
     """whole games that measure the teacher, and as many a random player"""
-    teacher_steps: Positive = 500_000
-    """environment steps that the teacher plays to fill its buffer"""
+    teacher_replay: str | None = None
+    """run folder with a replay.zip, or folder of Dopamine's replay files: the teacher's data, not played anew"""
+    teacher_replay_size: NotNegative = 0
+    """so many of the latest transitions of teacher-replay; 0: all"""
+    teacher_steps: NotNegative | None = None
+    """environment steps that the teacher plays to fill its buffer; default: 500,000, none with teacher-replay"""
     teacher_start_e: Probability = 1.0
     """the teacher's exploration rate at the start of its buffer"""
     teacher_end_e: Probability = 0.01
     """the teacher's exploration rate at the end of its buffer; a line between"""
-    offline_steps: Positive = 500_000
-    """updates on the teacher's buffer (paper: 1M)"""
+    offline_steps: NotNegative = 500_000
+    """updates on the teacher's buffer (paper: 1M); 0: kickstarting, the student learns from its own games only"""
     offline_target_network_frequency: Positive = 1000
     """offline updates between target syncs (paper: 2,000)"""
     offline_eval_frequency: NotNegative = 100_000
@@ -163,6 +168,7 @@ def check(args: Args) -> None:
     """Raise `BadInput` for a flag out of range."""
     flags.check_ranges(args)
     game_settings(args.env_id)
+    check_data(args)
     if args.capture_video:
         require_video()
     if args.upload_model:
@@ -690,7 +696,7 @@ def enter(state: State, phase: str, args: Args, buffer_device: jax.Device) -> No
     state.games = None if phase == "offline" else Games(args, 5 if online else 0, args.num_envs)
     if online or state.rb is None:
         state.rb = None  # one buffer goes before the next comes
-        size = args.buffer_size if online else args.teacher_steps
+        size = args.buffer_size if online else args.teacher_replay_size + args.teacher_steps
         state.rb = ReplayBuffer(size, args.num_envs, args.n_step, args.gamma, buffer_device)
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     state.act_rng, state.sample_rng = (np.random.default_rng([args.seed, i]) for i in ((3, 4) if online else (1, 2)))
@@ -847,8 +853,10 @@ def main(args: Args) -> Path:
     keep_freed_memory()
     threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
-    for name, steps in (("teacher_steps", args.teacher_steps), ("buffer_size", args.total_timesteps)):
-        in_jax.require_memory(flags.flag(name), getattr(args, name), steps, buffer_device)
+    replay = open_replay(args)
+    data = args.teacher_replay_size + args.teacher_steps
+    in_jax.require_memory("--teacher-steps", data, data, buffer_device)
+    in_jax.require_memory("--buffer-size", args.buffer_size, args.total_timesteps, buffer_device)
     run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
@@ -856,14 +864,16 @@ def main(args: Args) -> Path:
     learner = Learner(args, teacher_network, teacher_params, device)
     teacher = player(learner.teacher_act, learner.teacher_params)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
-    for name in ("teacher_steps", "buffer_size"):
-        setattr(args, name, flags.at_least(args, name, ReplayBuffer.min_rows(args.n_step) * args.num_envs))
+    least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
+    args.buffer_size = flags.at_least(args, "buffer_size", least)
+    args.teacher_steps = flags.at_least(args, "teacher_steps", least - args.teacher_replay_size if args.offline_steps else 0)
 
     state = State(learner, scores)
-    enter(state, run.saved_phase or "collection", args, buffer_device)
-    about = in_jax.described(device) | {"compiled": True, "bf16": learner.bf16}
-    about |= {"threads": threads, "teacher": public_name(source)}
-    with run.started(protocol(args) | about, state):
+    enter(state, run.saved_phase or first_phase(args), args, buffer_device)
+    if replay is not None and not run.resumed:
+        load(state.rb, replay, args)
+    about = in_jax.described(device) | {"compiled": True, "bf16": learner.bf16, "threads": threads}
+    with run.started(protocol(args) | about | {"teacher": public_name(source)}, state):
         if not run.resumed:
             run.record(scores)
             run.scalars({"charts/teacher/avg_episodic_return": scores["teacher"].mean}, 0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 SHOW_AFTER = 2.0
 """Seconds after which work without a progress bar of its own is shown."""
@@ -76,19 +77,19 @@ def output(text: str) -> None:
 
 
 @contextlib.contextmanager
-def working(text: str) -> Iterator[None]:
-    """A spinner with `text` and the time it has taken, for what has no progress bar.
+def working(text: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A spinner with `text` and the time it has taken; with a bar, if `total` is known, which the function moves on.
 
     Where there is no terminal, `text` is a line, if the work takes longer than `SHOW_AFTER`.
     """
     console = error_console()
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()
     line = threading.Timer(SHOW_AFTER, notice, [text])
     if not console.is_terminal:
         line.start()
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as spinner:
-            spinner.add_task(text, total=None)
-            yield
+            task = spinner.add_task(text, total=total)
+            yield functools.partial(spinner.advance, task)
     finally:
         line.cancel()

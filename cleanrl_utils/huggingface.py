@@ -22,8 +22,10 @@ from cleanrl_utils.files import file_name, json_text
 from cleanrl_utils.flags import run
 from cleanrl_utils.models.files import FQI_FILES, SUFFIX, ModelError, read_arrays
 from cleanrl_utils.record import event_files, read_run
+from cleanrl_utils.run import replay
+from cleanrl_utils.run.archive import ArchiveError
 
-LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo")
+LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo", "teacher_replay")
 """Flags whose values may be paths of this machine: of those, file names go out."""
 OWN_FLAGS = ("hf_entity", "upload_model", "track", "wandb_entity", "wandb_project_name", "capture_video", "resume")
 OWN_FLAGS += ("resume_anyway", "config")
@@ -46,6 +48,8 @@ class Args:
     """film to show there, FILE.mp4; default: the last one of the run's --capture-video"""
     private: bool = False
     """make the repository private, if it is not there yet"""
+    with_replay: bool = False
+    """upload the replay buffer of a run with --save-replay too"""
 
 
 class UploadFlags(Protocol):
@@ -106,7 +110,7 @@ def push(folder: Path, entity: str) -> str | None:
         return None
 
 
-def upload(folder: Path, entity: str, video: str | None = None, private: bool = False) -> str:
+def upload(folder: Path, entity: str, video: str | None = None, private: bool = False, with_replay: bool = False) -> str:
     """Upload a complete run in one commit; returns the repository's id. Run again, it replaces what it put there.
 
     All is checked before a repository is made. Raises `BadInput`, or the errors of the Hub's client.
@@ -117,7 +121,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
     if run.get("status") != "complete":
         raise BadInput("RUN_FOLDER", folder, f"is not complete but {run.get('status')}: nothing to show yet")
     repository = repository_name(entity, run["flags"])
-    files = contents(folder, run, video)
+    files = contents(folder, run, video, with_replay)
     try:
         files["README.md"] = card(public(run), repository, set(files)).encode()
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -140,20 +144,25 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
     return repository
 
 
-def contents(folder: Path, run: dict[str, Any], video: str | None) -> dict[str, bytes]:
+def contents(folder: Path, run: dict[str, Any], video: str | None, with_replay: bool) -> dict[str, bytes]:
     """What is uploaded of a run, by name, but for the card. Raises `BadInput` where there is no model, or a damaged one."""
     is_fqi = run["script"] == "fqi"
     saved = [folder / name for name in FQI_FILES] if is_fqi else sorted(folder.glob(f"*{SUFFIX}"))
     if not saved or not saved[-1].is_file():
         raise BadInput("RUN_FOLDER", folder, "holds no model: train with --save-model")
+    if with_replay and not (folder / replay.FILE).is_file():
+        raise BadInput("--with-replay", "on", f"needs a run of --save-replay: {folder} holds no {replay.FILE}")
+    saved += [folder / replay.FILE] * with_replay
     for path in saved:
         try:
-            if is_fqi:
+            if path.name == replay.FILE:
+                replay.read(path)
+            elif is_fqi:
                 with np.load(path, allow_pickle=False) as file:
                     _ = [file[name] for name in file.files]
             else:
                 read_arrays(path)
-        except (ModelError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (ModelError, ArchiveError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadInput("RUN_FOLDER", folder, f"{path.name} {error}") from None
     script = [path for path in [folder / f"{run['script']}.py"] if path.is_file()]
     files = {path.name: path.read_bytes() for path in [*saved, *script, *event_files(folder)]}
@@ -250,6 +259,7 @@ Evaluation: {run.get("protocol", {}).get("evaluation", "see the flags")}. Hardwa
 {run.get("commit") or "unknown"}. Every single return, all flags and the versions of packages are in `config.json`.
 {f"`{script}.py` is the script as it ran." if f"{script}.py" in files else ""}
 {"`replay.mp4` shows a game." if "replay.mp4" in files else ""}
+{f"`{replay.FILE}` is the replay buffer at its end." if replay.FILE in files else ""}
 
 To train it again, in a checkout of that commit:
 
@@ -272,7 +282,7 @@ def main(args: Args) -> None:
     if not args.hf_entity:
         raise BadInput("--hf-entity", "(none)", "name a user or organization on the Hugging Face Hub")
     try:
-        repository = upload(Path(args.run), args.hf_entity, args.video, args.private)
+        repository = upload(Path(args.run), args.hf_entity, args.video, args.private, args.with_replay)
     except BadInput:
         raise
     except Exception as error:  # the Hub's, or its client's

@@ -52,8 +52,8 @@ def test_values_out_of_range(refused, script, flag, value, allowed):
 @pytest.mark.parametrize(
     ("flag", "value", "allowed"),
     [
-        ("--teacher-steps", "0", "above 0"),
-        ("--offline-steps", "-1", "above 0"),
+        ("--teacher-steps", "-1", "0 or more"),
+        ("--offline-steps", "-1", "0 or more"),
         ("--temperature", "0", "above 0"),
         ("--teacher-eval-episodes", "0", "above 0"),
         ("--teacher-start-e", "1.5", "between 0 and 1"),

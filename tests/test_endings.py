@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -380,9 +381,10 @@ def test_free_memory_of_a_device_that_does_not_tell_is_unknown():
 
 @pytest.mark.parametrize("script", twin_is_slow(dqn_atari, dqn_atari_jax))
 def test_a_run_leaves_its_replay_where_that_is_asked_for(train, script):
-    saved = replay.read(train(script, *TINY_RUN, "--save-replay") / "replay.zip")
-    assert saved["env_id"] == "PongNoFrameskip-v4"
-    assert (saved["num_envs"], saved["num_stored"], saved["head"]) == (2, 32, 32)  # 64 steps in a ring of 100 rows
-    assert saved["frames"][:64].any(axis=(1, 2)).all()
-    assert not saved["frames"][64:].any()
-    assert len(set(saved["actions"][:64])) > 2
+    saved = replay.read(train(script, *TINY_RUN, "--save-replay") / replay.FILE)
+    assert (saved.env_id, saved.num_actions) == ("PongNoFrameskip-v4", 6)
+    assert saved.valid.shape == (32, 2), "64 steps in a ring of 100 rows"
+    frames = np.concatenate([frames for _, frames in saved.pieces()])
+    assert len(frames) == 64
+    assert frames.any(axis=(1, 2)).all()
+    assert len(np.unique(saved.actions)) > 2

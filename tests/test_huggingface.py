@@ -21,6 +21,7 @@ import yaml
 from cleanrl import dqn, dqn_atari, fqi, qdagger_dqn_atari_impalacnn
 from cleanrl_utils import enjoy, huggingface
 from cleanrl_utils.flags import parse
+from cleanrl_utils.run import replay
 from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, Bomb
 from tests.support import children
 from tests.support.hub import BROKEN, Hub
@@ -64,7 +65,8 @@ def card(files: dict[str, bytes]) -> dict:
 
 
 def test_a_trained_run_is_uploaded_and_comes_back_as_a_teacher_in_a_fresh_cache(hub, teacher):
-    status, said = run(hub, dqn_atari, *TINY_RUN, "--save-model", "--upload-model", "--hf-entity", "me", "--capture-video")
+    flags = ["--save-model", "--save-replay", "--upload-model", "--hf-entity", "me", "--capture-video"]
+    status, said = run(hub, dqn_atari, *TINY_RUN, *flags)
     assert status == 0, said
     files = hub.repos[REPO]
     (folder,) = Path("runs").iterdir()
@@ -117,6 +119,19 @@ def short_run(tmp_path_factory) -> Path:
 def saved(short_run) -> Path:
     """A copy of it, that a test may spoil."""
     return Path(shutil.copytree(short_run, Path("runs", short_run.name)))
+
+
+def test_a_replay_is_uploaded_where_that_is_asked_for(hub, train, saved):
+    assert "needs a run of --save-replay" in push(hub, saved, "--with-replay")[1]
+    assert not hub.repos
+    folder = train(dqn_atari, *TINY_RUN, "--save-model", "--save-replay")
+    assert push(hub, folder, "--with-replay")[0] == 0
+    files = hub.repos[REPO]
+    assert files[replay.FILE] == (folder / replay.FILE).read_bytes()
+    assert "`replay.zip` is the replay buffer" in files["README.md"].decode()
+    (folder / replay.FILE).write_bytes(files[replay.FILE][:-100])
+    status, said = push(hub, folder, "--with-replay")
+    assert (status, "replay.zip is damaged" in said) == (2, True)
 
 
 def test_nothing_private_is_in_a_repository(hub, train, tmp_path):

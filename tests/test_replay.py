@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cleanrl import dqn_atari, dqn_atari_jax
-from cleanrl_utils.run import archive, replay
-from cleanrl_utils.run.archive import ArchiveError
 from tests.support.oracles import IN_JAX, IN_TORCH, Games, Kind
 
 probability = st.sampled_from([0.0, 0.05, 0.3])
@@ -105,49 +103,6 @@ def test_the_same_indices_are_the_same_batches_in_both(n_step):
         batches.append(rb.sample(kind.array(index)))
     for ours, theirs in zip(*batches, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs)
-
-
-@pytest.fixture
-def replays(tmp_path):
-    """The same 20 steps of 4 games in a ring of 16, by each framework: the buffer, its file, and what is read from it."""
-    found = {}
-    for name, kind in (("torch", IN_TORCH), ("jax", IN_JAX)):
-        rb, path = kind.make(64, 4, 2), tmp_path / f"{name}.zip"
-        kind.play(rb, Games(4, 5, 0.1, 0.1, 0.1), 20)
-        with path.open("wb") as file:
-            replay.write(file, rb, "PongNoFrameskip-v4")
-        found[name] = rb, path, replay.read(path)
-    return found
-
-
-def test_a_replay_file_holds_the_buffer_and_is_the_same_from_both_frameworks(replays):
-    (rb, _, in_torch), (_, _, in_jax) = replays["torch"], replays["jax"]
-    assert {name: in_torch[name] for name in ("env_id", "num_envs", "head", "num_stored")} == {
-        "env_id": "PongNoFrameskip-v4",
-        "num_envs": 4,
-        "head": 4,
-        "num_stored": 16,
-    }
-    assert in_torch["frames"].shape == (64, 84, 84)
-    assert in_torch["frames"].any(axis=(1, 2)).all()
-    for name in (*replay.RINGS, "valid"):
-        np.testing.assert_array_equal(in_torch[name], in_jax[name])
-        if name != "frames":
-            np.testing.assert_array_equal(in_torch[name], getattr(rb, name))
-    assert in_torch["frames"].tobytes() == rb.frames.numpy().tobytes()
-
-
-def test_what_is_no_replay_or_is_damaged_is_not_read(replays, tmp_path):
-    _, path, _ = replays["torch"]
-    content, other = bytearray(path.read_bytes()), tmp_path / "other.zip"
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ArchiveError, match="damaged"):
-        replay.read(path)
-    with other.open("wb") as file:
-        archive.write(file, {"format": 2})
-    with pytest.raises(ArchiveError, match="holds no replay"):
-        replay.read(other)
 
 
 def test_draw_leaves_out_rows_whose_stack_would_reach_around_the_ring(kind):

@@ -223,7 +223,7 @@ def test_without_slurm_its_backend_is_refused(refused: Callable[..., str], monke
     assert "--backend slurm: finds no Slurm here" in line
 
 
-SCRIPTS = sorted(ROOT.glob("benchmark/*.sh"))
+SCRIPTS = sorted({*ROOT.glob("benchmark/*.sh")} - {ROOT / "benchmark/gpu.sh"})
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

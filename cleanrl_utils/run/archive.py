@@ -208,13 +208,13 @@ class Archive:
         if found != expected:
             raise ArchiveError(f"holds {saved['array']} as {found}, where this run has {expected}")
         if isinstance(like, np.ndarray):
-            for first, piece in self._pieces(saved):
+            for first, piece in self.pieces(saved):
                 (like[first : first + len(piece)] if like.ndim else like.reshape(1))[:] = piece
         elif hasattr(like, "detach"):
             import torch  # noqa: PLC0415
 
             with torch.no_grad():
-                for first, piece in self._pieces(saved):
+                for first, piece in self.pieces(saved):
                     (like[first : first + len(piece)] if like.ndim else like.view(1)).copy_(torch.from_numpy(piece))
         else:
             return self._into_jax(like, saved)
@@ -228,7 +228,7 @@ class Archive:
             return jax.device_put(jax.numpy.array(self._read(saved)), like.device)
         write_piece = jax.jit(jax.lax.dynamic_update_slice_in_dim, static_argnames="axis", donate_argnums=0)
         device = like.device
-        for first, piece in self._pieces(saved):
+        for first, piece in self.pieces(saved):
             like = write_piece(like, jax.device_put(piece, device), first, axis=0)
         return like
 
@@ -249,11 +249,11 @@ class Archive:
     def _read(self, saved: dict[str, Json]) -> np.ndarray:
         """A whole array."""
         array = np.empty(saved["shape"], dtype=saved["dtype"])
-        for first, piece in self._pieces(saved):
+        for first, piece in self.pieces(saved):
             (array[first : first + len(piece)] if array.ndim else array.reshape(1))[:] = piece
         return array
 
-    def _pieces(self, saved: dict[str, Json]) -> Iterator[tuple[int, np.ndarray]]:
+    def pieces(self, saved: dict[str, Json]) -> Iterator[tuple[int, np.ndarray]]:
         """Position on the first axis and values of each piece of an array."""
         dtype, shape = np.dtype(saved["dtype"]), tuple(saved["shape"]) or (1,)
         rows = rows_per_piece(dtype, shape)

@@ -6,14 +6,18 @@ Both frameworks write the same one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from cleanrl_utils.console import working
 from cleanrl_utils.run import archive
 from cleanrl_utils.run.archive import Archive, ArchiveError
 
+FILE = "replay.zip"
 FORMAT = "replay 1"
 RINGS = ("frames", "actions", "rewards", "terminations", "truncations", "ages")
 """One entry per transition: see `ReplayBuffer` of the scripts."""
@@ -22,29 +26,117 @@ RINGS = ("frames", "actions", "rewards", "terminations", "truncations", "ages")
 class Replay(Protocol):
     """The replay buffer of a script, which has its rings as attributes, or in `rings`."""
 
+    num_rows: int
     num_envs: int
+    n_step: int
     head: int
     num_stored: int
+    num_valid: int
     valid: np.ndarray
 
 
-def write(file: BinaryIO, rb: Replay, env_id: str) -> None:
+def write(file: BinaryIO, rb: Replay, env_id: str, num_actions: int) -> None:
     """Write a replay buffer as it stands."""
-    about = {"format": FORMAT, "env_id": env_id, "num_envs": rb.num_envs, "head": rb.head, "num_stored": rb.num_stored}
+    about = {"format": FORMAT, "env_id": env_id, "num_actions": num_actions}
+    about |= {"num_envs": rb.num_envs, "head": rb.head, "num_stored": rb.num_stored}
     rings = getattr(rb, "rings", rb)
     archive.write(file, about | {"valid": rb.valid} | {name: getattr(rings, name) for name in RINGS})
 
 
-def read(path: Path) -> dict[str, object]:
-    """What `write` wrote, with arrays of NumPy: frames (T * N, 84, 84) uint8, `valid` (T, N), the other rings (T * N,).
+@dataclass
+class SavedReplay:
+    """The transitions in a file, of N games played side by side for T steps, oldest first."""
 
-    Row t holds N transitions; `head` is the row that would be written next, `num_stored` how many rows are filled. Raises
-    `ArchiveError` for a file that is damaged, or is something else.
-    """
+    env_id: str | None  # None: the file does not say
+    num_actions: int | None
+    actions: np.ndarray  # (T, N) uint8, as the other arrays
+    rewards: np.ndarray  # float32
+    terminations: np.ndarray  # bool
+    truncations: np.ndarray  # bool
+    ages: np.ndarray  # uint8, frames since the reset, 3 at most
+    valid: np.ndarray  # bool, whether a transition starts there
+    pieces: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]  # t * N + n of some transitions, their frames (K, 84, 84)
+
+    def __len__(self) -> int:
+        return self.valid.size
+
+    def latest(self, count: int) -> SavedReplay:
+        """Only the latest `count` transitions, in whole steps, at least one."""
+        steps, games = self.valid.shape
+        dropped = max(steps - max(count // games, 1), 0)
+
+        def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for index, frames in self.pieces():
+                left = index >= dropped * games
+                yield index[left] - dropped * games, frames[left]
+
+        names = ("actions", "rewards", "terminations", "truncations", "ages", "valid")
+        return replace(self, pieces=pieces, **{name: getattr(self, name)[dropped:] for name in names})
+
+
+def read(path: Path) -> SavedReplay:
+    """What `write` wrote. Raises `ArchiveError` for a file that is damaged, or is something else."""
     saved = Archive(path)
-    if saved.tree.get("format") != FORMAT:
+    tree = saved.tree
+    if tree.get("format") != FORMAT:
         raise ArchiveError("holds no replay")
-    found = saved.fill(dict.fromkeys(saved.tree), saved.tree)
-    saved.close()
-    found["frames"] = found["frames"].view(np.uint8).reshape(-1, 84, 84)
-    return found
+    try:
+        rows, games = tree["valid"]["shape"]
+        full = tree["num_stored"] == rows
+        order = (np.arange(tree["num_stored"]) + (tree["head"] if full else 0)) % rows  # from the oldest row on
+        arrays = {name: saved.fill(None, tree[name]).reshape(rows, games)[order] for name in (*RINGS[1:], "valid")}
+        about = {"env_id": str(tree["env_id"]), "num_actions": tree.get("num_actions")}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ArchiveError(f"holds no whole replay ({type(error).__name__}: {error})") from None
+
+    def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first, frames in saved.pieces(tree["frames"]):
+            row, game = np.divmod(np.arange(first, first + len(frames)), games)
+            step = (row - order[0]) % rows
+            stored = step < len(order)
+            yield (step * games + game)[stored], frames.view(np.uint8).reshape(-1, 84, 84)[stored]
+
+    return SavedReplay(**about, pieces=pieces, **arrays)
+
+
+def load(rb: Replay, saved: SavedReplay) -> None:
+    """Fill an empty buffer with saved transitions, piece by piece; it goes on behind them.
+
+    The saved games stand one behind the other in its columns, each column full before the next begins; what does not fill
+    a row is left out. No transition starts where its stack or its n steps would reach over a seam between two games or
+    two columns.
+    """
+    steps, games = saved.valid.shape
+    rows, surplus = divmod(len(saved), rb.num_envs)
+    position = np.arange(games * steps).reshape(games, steps).T.ravel() - surplus  # of t * N + n, games one by one
+    in_game, in_column = (position + surplus) % steps, position % rows
+    target = np.where(position < 0, -1, in_column * rb.num_envs + position // rows)
+    reaches_over = saved.ages.ravel() > np.minimum(in_game, in_column)
+    reaches_over |= np.minimum(steps - in_game, rows - in_column) <= rb.n_step
+    fits = target >= 0
+    valid = (saved.valid.ravel() & ~reaches_over)[fits]
+    rb.valid.reshape(-1)[target[fits]] = valid
+    rb.head, rb.num_stored, rb.num_valid = rows % rb.num_rows, rows, int(valid.sum())
+    for name in RINGS[1:]:
+        _put(rb, name, target[fits], getattr(saved, name).ravel()[fits])
+    with working("reading the teacher's replay", total=len(saved)) as advance:
+        for index, frames in saved.pieces():
+            _put(rb, "frames", target[index][fits[index]], frames[fits[index]])
+            advance(len(index))
+
+
+def _put(rb: Replay, name: str, index: np.ndarray, values: np.ndarray) -> None:
+    """Write entries of a ring, in place."""
+    rings = getattr(rb, "rings", None)
+    ring = getattr(rb if rings is None else rings, name)
+    if name == "frames":
+        values = values.reshape(len(values), -1).view(archive.dtype_name(ring))
+    if rings is None:
+        import torch  # noqa: PLC0415 - not in the JAX scripts
+
+        ring[torch.from_numpy(index).to(ring.device)] = torch.from_numpy(values).to(ring.device)
+    else:
+        import jax  # noqa: PLC0415
+
+        write_entries = jax.jit(lambda ring, index, values: ring.at[index].set(values), donate_argnums=0)
+        rb.rings = rings._replace(**{name: write_entries(ring, index, values)})

@@ -233,10 +233,10 @@ class Run:
         if self.signal is not None:
             raise SystemExit(128 + self.signal)
 
-    def save_replay(self, rb: Replay) -> None:
+    def save_replay(self, rb: Replay, num_actions: int) -> None:
         """Write a replay buffer as it stands to replay.zip in the run folder."""
-        with self.tracker.paused("saving the replay"), replacing(self.folder / "replay.zip") as file:
-            replay.write(file, rb, self.args.env_id)
+        with self.tracker.paused("saving the replay"), replacing(self.folder / replay.FILE) as file:
+            replay.write(file, rb, self.args.env_id, num_actions)
 
     @contextlib.contextmanager
     def evaluating(self, state: State | None = None) -> Iterator[None]:

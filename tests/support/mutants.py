@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 UTILS = "cleanrl_utils/"
 WIRING = "tests/test_wiring.py"
+PASSED, FAILED, NONE_CHOSEN = 0, 1, 5
+"""What pytest ends with."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,11 @@ OF_QDAGGER = (
         "linear_schedule(args.teacher_start_e, args.teacher_end_e",
         "linear_schedule(args.teacher_start_e, args.teacher_start_e",
     ),
-    ("size = args.buffer_size if online else args.teacher_steps", "size = args.teacher_steps", "tests/test_qdagger.py"),
+    (
+        "size = args.buffer_size if online else args.teacher_replay_size + args.teacher_steps",
+        "size = args.teacher_steps",
+        "tests/test_qdagger.py tests/test_teacher_data.py",
+    ),
     ('"charts/offline/loss", "charts/offline/q_loss"', '"charts/offline/q_loss", "charts/offline/loss"'),
     ('"charts/offline/distill_loss", "charts/offline/q_values"', '"charts/offline/q_values", "charts/offline/distill_loss"'),
     ('"losses/td_loss", "losses/distill_loss"', '"losses/distill_loss", "losses/td_loss"'),
@@ -157,8 +165,11 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def run(mutant: Mutant) -> str:
-    """Make the mutant and run its tests: killed, alive, or no mutant, if its text is not there."""
+def run(mutant: Mutant, compiled: str) -> str:
+    """Make the mutant and run its tests: killed, alive, or no mutant, if its text is not there.
+
+    `compiled` is a folder for what JAX compiles, most of which is the same in each mutant.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("cleanrl", "tests"):
@@ -176,26 +187,28 @@ def run(mutant: Mutant) -> str:
             return "no mutant"
         before, after = text.rpartition(mutant.old)[::2] if mutant.last else text.partition(mutant.old)[::2]
         path.write_text(before + mutant.new + after)
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "not docs",
-            *mutant.tests.split(),
-        ]
-        script = path.stem if mutant.path.startswith("cleanrl/") else ""
-        if mutant.tests == WIRING and script:  # of its own framework only
-            command[command.index("not docs")] = "jax" if "jax" in script else "not jax"
-        environment = os.environ | {"PYTHONPATH": name, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        if done.returncode not in (0, 1):
-            return f"broken: {done.stdout[-500:]} {done.stderr[-500:]}"
-        return "alive" if done.returncode == 0 else "killed"
+        environment = os.environ | {"PYTHONPATH": name, "OMP_NUM_THREADS": "1", "JAX_COMPILATION_CACHE_DIR": compiled}
+        for choice in choices(mutant):
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", choice]
+            command += mutant.tests.split()
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+            if done.returncode == FAILED:
+                return "killed"
+            if done.returncode not in (PASSED, NONE_CHOSEN):
+                return f"broken: {done.stdout[-500:]} {done.stderr[-500:]}"
+        return "alive"
+
+
+def choices(mutant: Mutant) -> list[str]:
+    """Which of its tests to run, for pytest's -k: first those of the flag that it ignores, then all of its script."""
+    script = Path(mutant.path).stem
+    if mutant.tests != WIRING or script not in (*ATARI, *STUDENT):
+        return ["not docs"]
+    framework = "jax" if "jax" in script else "torch"
+    of_dqn = "dqn_learns" if script in ATARI else "not dqn_learns"
+    every = f"({of_dqn} and {framework}) or (row and cleanrl.{script}])"
+    flag = re.search(r"args\.(\w+)", mutant.old)
+    return [f"changes and {flag[1].replace('_', '-')} and ({every})", every] if flag else [every]
 
 
 def main() -> None:
@@ -205,9 +218,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     mutants = [mutant for mutant in MUTANTS if arguments.only in str(mutant)]
-    with ThreadPoolExecutor(arguments.workers) as pool:
+    with ThreadPoolExecutor(arguments.workers) as pool, tempfile.TemporaryDirectory() as compiled:
         found = {}
-        for mutant, result in zip(mutants, pool.map(run, mutants), strict=True):
+        for mutant, result in zip(mutants, pool.map(partial(run, compiled=compiled), mutants), strict=True):
             found[mutant] = result
             print(f"{result:9} {mutant}", flush=True)  # noqa: T201
     killed = sum(result == "killed" for result in found.values())
