@@ -7,6 +7,7 @@ Read on from `main`: act, step, store, learn.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,11 +120,9 @@ class QNetwork(nn.Module):
 
     def __init__(self, obs_size: int, num_actions: int, hidden_units: tuple[int, ...]) -> None:
         super().__init__()
-        layers, size = [], obs_size
-        for units in hidden_units:
-            layers += [nn.Linear(size, units), nn.ReLU()]
-            size = units
-        self.network = nn.Sequential(*layers, nn.Linear(size, num_actions))
+        widths = obs_size, *hidden_units
+        hidden = (layer for units in itertools.pairwise(widths) for layer in (nn.Linear(*units), nn.ReLU()))
+        self.network = nn.Sequential(*hidden, nn.Linear(widths[-1], num_actions))
 
     def forward(self, obs: Tensor) -> Tensor:
         """Q-values of all actions."""

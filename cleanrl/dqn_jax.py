@@ -295,7 +295,7 @@ def greedy_actions(q_network: nn.Module, params: Any, obs: Array) -> Array:
     return q_network.apply(params, obs).argmax(1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4), donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1, 4), donate_argnums=2)  # the old state's memory is taken over
 def update(
     q_network: nn.Module, optimizer: optax.GradientTransformation, q_state: QState, batch: Batch, loss_fn: LossFn
 ) -> tuple[QState, Array]:
@@ -352,7 +352,6 @@ class Learner:
 
     def update(self, batch: Batch) -> Array:
         """Learn from a batch in NumPy; returns the metrics (3,) on the device; the last is 1 while every loss was finite."""
-        # The old state's memory is taken over.
         self.q_state, metrics = update(self.q_network, self.optimizer, self.q_state, batch, self.loss_fn)
         return metrics
 
@@ -442,8 +441,7 @@ def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     obs_size, num_actions = sizes(args)
     q_network = QNetwork(num_actions, args.hidden_units)
     params = q_network.init(jax.random.key(0), np.zeros((1, obs_size), np.float32))
-    params = load_params(q_network, params, path)
-    return player(q_network, params)
+    return player(q_network, load_params(q_network, params, path))
 
 
 def main(args: Args) -> Path:

@@ -855,8 +855,8 @@ def main(args: Args) -> Path:
     device, buffer_device = in_jax.choose_devices(args)
     replay = open_replay(args)
     data = args.teacher_replay_size + args.teacher_steps
-    in_jax.require_memory("--teacher-steps", data, data, buffer_device)
-    in_jax.require_memory("--buffer-size", args.buffer_size, args.total_timesteps, buffer_device)
+    for flag, size, filled in (("--teacher-steps", data, data), ("--buffer-size", args.buffer_size, args.total_timesteps)):
+        in_jax.require_memory(flag, size, filled, buffer_device)
     run = Run(args, Checkpoints(args))
 
     # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.

@@ -264,6 +264,7 @@ def test_dqn_has_cleanrls_flags_and_defaults(vector_dqn):
 
 def test_qdagger_has_cleanrls_flags_and_defaults(qdagger):
     args = qdagger.Args()
+    qdagger.check(args)
     expected = {
         "teacher_policy_hf_repo": None,
         "teacher_model_exp_name": "dqn_atari" if qdagger in IN_TORCH else "dqn_atari_jax",
