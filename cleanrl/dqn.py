@@ -100,6 +100,8 @@ class Args(TrainingArgs):
     """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
     hidden_units: PositiveSizes = (120, 84)
     """width of each hidden layer"""
+    activation: Literal["relu", "tanh", "elu", "leaky_relu"] = "relu"
+    """activation function of the hidden layers"""
 
 
 def check(args: Args) -> None:
@@ -115,13 +117,17 @@ def check(args: Args) -> None:
 # --- Networks ---
 
 
-class QNetwork(nn.Module):
-    """Multilayer perceptron with ReLU: (B, D) float32 to (B, num_actions)."""
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU}
 
-    def __init__(self, obs_size: int, num_actions: int, hidden_units: tuple[int, ...]) -> None:
+
+class QNetwork(nn.Module):
+    """Multilayer perceptron: (B, D) float32 to (B, num_actions)."""
+
+    def __init__(self, obs_size: int, num_actions: int, hidden_units: tuple[int, ...], activation: str = "relu") -> None:
         super().__init__()
+        self.activation = activation
         widths = obs_size, *hidden_units
-        hidden = (layer for units in itertools.pairwise(widths) for layer in (nn.Linear(*units), nn.ReLU()))
+        hidden = (layer for units in itertools.pairwise(widths) for layer in (nn.Linear(*units), ACTIVATIONS[activation]()))
         self.network = nn.Sequential(*hidden, nn.Linear(widths[-1], num_actions))
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -315,8 +321,8 @@ class Learner:
         self.device = device
         self.loss_fn = functools.partial(td_loss, double_q=args.double_q, huber=args.huber)
         obs_size, num_actions = sizes(args)
-        self.q_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
-        self.target_network = QNetwork(obs_size, num_actions, args.hidden_units).to(device)
+        self.q_network = QNetwork(obs_size, num_actions, args.hidden_units, args.activation).to(device)
+        self.target_network = QNetwork(obs_size, num_actions, args.hidden_units, args.activation).to(device)
         if args.initial_model is not None:
             with explained("--initial-model", args.initial_model):
                 load_into(self.q_network, Path(args.initial_model))
@@ -419,7 +425,7 @@ def player(q_network: nn.Module, device: torch.device) -> Callable[[np.ndarray],
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
     obs_size, num_actions = sizes(args)
-    q_network = QNetwork(obs_size, num_actions, args.hidden_units)
+    q_network = QNetwork(obs_size, num_actions, args.hidden_units, args.activation)
     load_into(q_network, path)
     return player(q_network, torch.device("cpu"))
 

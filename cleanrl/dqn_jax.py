@@ -100,6 +100,8 @@ class Args(TrainingArgs):
     """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
     hidden_units: PositiveSizes = (120, 84)
     """width of each hidden layer"""
+    activation: Literal["relu", "tanh", "elu", "leaky_relu"] = "relu"
+    """activation function of the hidden layers"""
 
 
 def check(args: Args) -> None:
@@ -116,18 +118,18 @@ def check(args: Args) -> None:
 
 
 class QNetwork(nn.Module):
-    """Multilayer perceptron with ReLU: (B, D) float32 to (B, num_actions)."""
+    """Multilayer perceptron: (B, D) float32 to (B, num_actions)."""
 
     num_actions: int
     hidden_units: tuple[int, ...]
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
         """Q-values of all actions."""
-        x = obs
         for units in self.hidden_units:
-            x = nn.relu(nn.Dense(units)(x))
-        return nn.Dense(self.num_actions)(x)
+            obs = getattr(nn, self.activation)(nn.Dense(units)(obs))
+        return nn.Dense(self.num_actions)(obs)
 
 
 # --- Replay buffer ---
@@ -328,7 +330,7 @@ class Learner:
     def __init__(self, args: Args, device: jax.Device) -> None:
         self.loss_fn = functools.partial(td_loss, double_q=args.double_q, huber=args.huber)
         obs_size, num_actions = sizes(args)
-        self.q_network = QNetwork(num_actions, args.hidden_units)
+        self.q_network = QNetwork(num_actions, args.hidden_units, args.activation)
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, obs_size), np.float32))
         if args.initial_model is not None:
             with explained("--initial-model", args.initial_model):
@@ -439,7 +441,7 @@ def player(q_network: nn.Module, params: Any) -> Callable[[np.ndarray], np.ndarr
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
     obs_size, num_actions = sizes(args)
-    q_network = QNetwork(num_actions, args.hidden_units)
+    q_network = QNetwork(num_actions, args.hidden_units, args.activation)
     params = q_network.init(jax.random.key(0), np.zeros((1, obs_size), np.float32))
     return player(q_network, load_params(q_network, params, path))
 

@@ -24,9 +24,9 @@ class Args:
     """Play a saved agent, and say how well it plays."""
 
     exp_name: str | None = None
-    """script that the agent is of, as dqn_atari; default: the run's, or dqn_atari"""
+    """script that the agent is of, as dqn_atari; default: the run's, or that in the repository's name, or dqn_atari"""
     env_id: str | None = None
-    """environment; default: the run's, or PongNoFrameskip-v4"""
+    """environment; default: the run's, or that in the repository's name; with no source, PongNoFrameskip-v4"""
     hf_repository: str | None = None
     """repository on the Hugging Face Hub, as cleanrl/PongNoFrameskip-v4-dqn_atari-seed1 or sb3/dqn-PongNoFrameskip-v4, or
     a local folder of that layout"""
@@ -99,7 +99,8 @@ def main(args: Args) -> None:
     for episode, (score, length) in enumerate(zip(result.returns, result.lengths, strict=True), 1):
         output(f"episode={episode} return={score:.10g} length={length}")
     low, high = min(result.returns), max(result.returns)
-    output(f"episodes={args.eval_episodes} mean={result.mean:.2f} std={result.std:.2f} min={low:.10g} max={high:.10g}")
+    scores = f"episodes={args.eval_episodes} mean={result.mean:.2f} std={result.std:.2f} min={low:.10g} max={high:.10g}"
+    output(f"{scores} env_id={player.args.env_id} script={player.script}")
 
 
 def open_window(title: str, driver: str | None) -> Window:

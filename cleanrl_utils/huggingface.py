@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import socket
 import sys
 import zipfile
 import zlib
@@ -21,17 +20,10 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.files import file_name, json_text
 from cleanrl_utils.flags import run
 from cleanrl_utils.models.files import FQI_FILES, SUFFIX, ModelError, read_arrays
+from cleanrl_utils.private import public, require_nothing_private
 from cleanrl_utils.record import event_files, read_run
 from cleanrl_utils.run import replay
 from cleanrl_utils.run.archive import ArchiveError
-
-LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo", "teacher_replay")
-"""Flags whose values may be paths of this machine: of those, file names go out."""
-OWN_FLAGS = ("hf_entity", "upload_model", "track", "wandb_entity", "wandb_project_name", "capture_video", "resume")
-OWN_FLAGS += ("resume_anyway", "config")
-"""Flags that are nobody else's business, and not about the result."""
-LOCAL_PATH = re.compile(r"(?<![\w.:/+~-])(~?(/[\w.@-]+){2,}|[A-Za-z]:\\\\?[\w.-]+)")
-"""An absolute path, of Unix or Windows; a URL, an environment's id or a repository's name is none."""
 
 
 @dataclass
@@ -174,46 +166,6 @@ def contents(folder: Path, run: dict[str, Any], video: str | None, with_replay: 
             raise BadInput("--video", str(film), "must be an MP4 file, as `cleanrl_utils.enjoy --video FILE.mp4` writes")
         files["replay.mp4"] = film.read_bytes()  # the name that the Hub plays on the model's page
     return files
-
-
-def public(run: dict[str, Any]) -> dict[str, Any]:
-    """A run's config without what is of this machine or account: paths (their last parts stay), tracking, the Hub."""
-    flags = {name: value for name, value in run["flags"].items() if name not in OWN_FLAGS}
-    names = {str(flags[name]): Path(str(flags[name])).name for name in LOCAL_FLAGS if _is_path(name, flags.get(name))}
-    flags = {name: names.get(value, value) if isinstance(value, str) else value for name, value in flags.items()}
-    command, keep = [], True
-    for word in run.get("command", []):
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if flag:
-            name = flag[2:].replace("-", "_")
-            keep = name not in OWN_FLAGS and name.removeprefix("no_") not in OWN_FLAGS
-        if keep:
-            command.append(flag + equals + names.get(value, value))
-    run = {key: value for key, value in run.items() if key not in ("wandb_run", "resumed")}
-    return run | {"flags": flags, "command": command}
-
-
-def _is_path(name: str, value: str | None) -> bool:
-    """Whether a flag's value is a path, where a repository on the Hub may stand too."""
-    if value is None or name != "teacher_policy_hf_repo":
-        return value is not None
-    return Path(value).exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value)
-
-
-def require_nothing_private(files: dict[str, bytes]) -> None:
-    """Raise `BadInput` for a file that holds the token, the name of this machine or the path of a folder of the user's."""
-    from huggingface_hub import get_token  # noqa: PLC0415
-
-    private = {"your token": get_token(), "your home folder's path": str(Path.home()), "a local path": str(Path.cwd())}
-    host = socket.gethostname()
-    for name, content in files.items():
-        found = [what for what, text in private.items() if text and len(text) > 4 and text.encode() in content]
-        if name in ("config.json", "README.md") and (path := LOCAL_PATH.search(content.decode())):
-            found.append(f"a local path ({path[0]})")
-        if (name == "config.json" or name.startswith("events.")) and len(host) > 4 and host != "localhost":
-            found += ["this machine's name"] if re.search(rb"\b%s\b" % re.escape(host.encode()), content) else []
-        if found:
-            raise BadInput("RUN_FOLDER", name, f"holds {found[0]}, which must not go out: take it out of that file first")
 
 
 def card(run: dict[str, Any], repository: str, files: set[str]) -> str:

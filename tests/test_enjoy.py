@@ -22,7 +22,7 @@ from cleanrl_utils.zoo import __main__ as zoo
 from tests.conftest import QDAGGER, TEACHER, TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, score, twin_is_slow
 from tests.support import children, video_of_noise
 
-LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+)")
+LAST_LINE = re.compile(r"episodes=(\d+) mean=(\S+) std=(\S+) min=(\S+) max=(\S+) env_id=\S+ script=\w+")
 
 
 @pytest.fixture
@@ -135,6 +135,33 @@ def test_a_missing_extra_is_named(refused, monkeypatch):
     assert "--video on: needs `imageio_ffmpeg`: pip install -e '.[atari,video]'" in refused(enjoy, "--video", "x.mp4")
 
 
+@pytest.mark.parametrize(
+    ("repository", "env_id", "script"),
+    [
+        ("cleanrl/SpaceInvadersNoFrameskip-v4-dqn_atari-seed1", "SpaceInvadersNoFrameskip-v4", "dqn_atari"),
+        ("me/ALE-Breakout-v5-qdagger_dqn_atari_jax_impalacnn-seed12", "ALE/Breakout-v5", "qdagger_dqn_atari_jax_impalacnn"),
+        ("me/BreakoutNoFrameskip-v4-c51_atari-seed1", "BreakoutNoFrameskip-v4", "dqn_atari"),
+        ("sb3/dqn-SpaceInvadersNoFrameskip-v4", "SpaceInvadersNoFrameskip-v4", "dqn_atari"),
+        ("dqn-CartPole-v1", "CartPole-v1", "dqn"),
+        ("me/MountainCar-v0-dqn_jax-seed3", "MountainCar-v0", "dqn_jax"),
+        ("sb3/ppo-CartPole-v1", None, None),
+        ("me/my-best-agent", None, None),
+    ],
+)
+def test_the_name_of_a_repository_tells_environment_and_script(repository, env_id, script):
+    assert players.named(repository) == (env_id, script)
+
+
+def test_a_model_whose_game_nothing_tells_is_not_taken_for_one_of_pong(refused, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(players.Player, "settings", cut_at(800))
+    for name in ("mine", "SpaceInvadersNoFrameskip-v4-dqn_atari-seed1"):
+        shutil.copytree(ZOO / "SpaceInvadersNoFrameskip-v4-dqn_atari-seed1", tmp_path / name)
+        (tmp_path / name / "config.json").unlink()
+    assert "--env-id (none): say which environment" in refused(enjoy, "--hf-repository", "mine")
+    said = command(enjoy, "--hf-repository", "SpaceInvadersNoFrameskip-v4-dqn_atari-seed1", "--eval-episodes", "1")
+    assert said[-1].endswith("env_id=SpaceInvadersNoFrameskip-v4 script=dqn_atari")
+
+
 @pytest.mark.parametrize("source", ["--run", "--hf-repository"])
 def test_a_file_does_not_choose_a_package_that_is_imported(refused, source):
     """`package:Name` imports the package, which a folder of others could bring along."""
@@ -186,7 +213,7 @@ def test_a_config_of_another_project_is_none(command, cartpole, tmp_path):
 def test_a_repository_without_a_config_is_of_dqn_atari_unless_a_flag_says(tmp_path):
     (tmp_path / "theirs").mkdir()
     shutil.copy(TEACHER / "dqn_atari.cleanrl_model", tmp_path / "theirs")
-    player = enjoy.load(enjoy.Args(hf_repository=str(tmp_path / "theirs")))
+    player = enjoy.load(enjoy.Args(hf_repository=str(tmp_path / "theirs"), env_id="PongNoFrameskip-v4"))
     assert (player.script, player.args.env_id) == ("dqn_atari", "PongNoFrameskip-v4")
 
 

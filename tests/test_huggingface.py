@@ -5,6 +5,7 @@ The client reads its settings when it is imported, so each run is a process of i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -19,7 +20,8 @@ import pytest
 import yaml
 
 from cleanrl import dqn, dqn_atari, fqi, qdagger_dqn_atari_impalacnn
-from cleanrl_utils import enjoy, huggingface
+from cleanrl_utils import enjoy, huggingface, private
+from cleanrl_utils.errors import BadInput
 from cleanrl_utils.flags import parse
 from cleanrl_utils.run import replay
 from tests.conftest import TINY_DQN, TINY_FQI, TINY_RUN, TINY_TEACHER, Bomb
@@ -142,9 +144,9 @@ def test_nothing_private_is_in_a_repository(hub, train, tmp_path):
     assert status == 0, said
     assert said.splitlines()[-1] == f"{hub.url}/me/CartPole-v1-dqn-seed1"
     files = hub.repos["me/CartPole-v1-dqn-seed1"]
-    private = [str(tmp_path), str(Path.home()), TOKEN, "my-project", "my-team", "own.yaml"]
-    private += [socket.gethostname()] if len(socket.gethostname()) > 5 else []  # short ones are words of any text
-    assert [(name, text) for name, content in files.items() for text in private if text.encode() in content] == []
+    ours = [str(tmp_path), str(Path.home()), TOKEN, "my-project", "my-team", "own.yaml"]
+    ours += [socket.gethostname()] if len(socket.gethostname()) > 5 else []  # short ones are words of any text
+    assert [(name, text) for name, content in files.items() for text in ours if text.encode() in content] == []
     assert json.loads(files["config.json"])["flags"]["hidden_units"] == [16]
     assert "--hidden-units 16" in files["README.md"].decode(), "what the file said is in the command"
 
@@ -159,6 +161,30 @@ def test_a_file_that_holds_what_is_private_stops_the_upload(hub, saved):
     assert (status, hub.repos) == (2, {})
     assert "holds your token" in said
     assert TOKEN not in said
+
+
+@pytest.mark.parametrize(
+    ("home", "host", "refused"),
+    [
+        ("/data", "box-17", False),  # every torch file holds /data.pkl, as part of a name
+        ("/nowhere", "torch", False),  # a key of the versions
+        ("/nowhere", "learn", False),
+        ("/home/someone", "box-17", True),
+        ("/nowhere", "box-17", True),
+    ],
+)
+def test_private_things_are_looked_for_as_whole_paths_and_in_values(short_run, monkeypatch, home, host, refused):
+    run = json.loads((short_run / "config.json").read_text())
+    files = {path.name: path.read_bytes() for path in short_run.glob("*.cleanrl_model")}
+    if refused and home != "/nowhere":
+        files["dqn.py"] = b"open('/home/someone/data')"
+    if refused and home == "/nowhere":
+        run["flags"]["env_kwargs"] = {"server": "box-17:8080"}
+    files["config.json"] = json.dumps(run).encode()
+    monkeypatch.setattr(Path, "home", lambda: Path(home))
+    monkeypatch.setattr(private.socket, "gethostname", lambda: host)
+    with pytest.raises(BadInput, match="must not go out") if refused else contextlib.nullcontext():
+        private.require_nothing_private(files)
 
 
 def test_a_push_can_be_repeated_and_replaces_what_it_put_there(hub, saved):

@@ -16,8 +16,17 @@ import torch
 
 from cleanrl import dqn, dqn_atari, dqn_atari_jax, dqn_jax, qdagger_dqn_atari_impalacnn
 from cleanrl_utils import enjoy, flags
+from cleanrl_utils.evals import players
 from cleanrl_utils.models import formats
-from cleanrl_utils.models.files import ModelError, hidden_units, load_into, load_params, load_weights, read_arrays
+from cleanrl_utils.models.files import (
+    ModelError,
+    activation,
+    hidden_units,
+    load_into,
+    load_params,
+    load_weights,
+    read_arrays,
+)
 from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, Bomb
 
 sb3 = pytest.importorskip("stable_baselines3")
@@ -95,6 +104,54 @@ def test_an_mlp_policy_plays_the_same_actions(cartpole, script):
     expected = q_values_of(agent, obs).argmax(1)
     assert len(set(expected.tolist())) == 2
     assert act(obs).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["Tanh", "ELU", "LeakyReLU"])
+@pytest.mark.parametrize("script", [dqn, dqn_jax])
+def test_another_activation_function_is_that_of_the_archive(tmp_path, script, name):
+    kwargs = {"net_arch": [24, 16], "activation_fn": getattr(torch.nn, name)}
+    agent = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=1, seed=3, policy_kwargs=kwargs)
+    agent.save(tmp_path / "agent.zip")
+    obs = 5 * np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    found = activation(tmp_path / "agent.zip")
+    assert found in script.ACTIVATIONS if script is dqn else hasattr(script.nn, found)
+    act = script.load_player(script.Args(hidden_units=(24, 16), activation=found), tmp_path / "agent.zip")
+    assert act(obs).tolist() == q_values_of(agent, obs).argmax(1).tolist()
+    with pytest.raises(ModelError, match=f"has the activation function {found}, where this network has relu"):
+        script.load_player(script.Args(hidden_units=(24, 16)), tmp_path / "agent.zip")
+
+
+def test_an_agent_with_another_activation_function_plays_as_it_does_there(tmp_path):
+    kwargs = {"net_arch": [24], "activation_fn": torch.nn.Tanh}
+    agent = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=1, seed=3, policy_kwargs=kwargs)
+    agent.save(tmp_path / "dqn-CartPole-v1.zip")
+    player = players.from_hub(str(tmp_path), "CartPole-v1", "dqn", "last", None)
+    obs = 5 * np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    assert (player.args.hidden_units, player.args.activation) == ((24,), "tanh")
+    assert player.act(obs).tolist() == q_values_of(agent, obs).argmax(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs", "says"),
+    [
+        ("MlpPolicy", {"activation_fn": torch.nn.SiLU}, "has the activation function SiLU; those here are relu, tanh"),
+        ("CnnPolicy", {"normalize_images": False}, "not divided by 255"),
+    ],
+)
+def test_an_agent_that_computes_otherwise_is_refused(tmp_path, policy, kwargs, says):
+    env = Images() if policy == "CnnPolicy" else "CartPole-v1"
+    sb3.DQN(policy, env, buffer_size=1, device="cpu", policy_kwargs=kwargs).save(tmp_path / "agent.zip")
+    with pytest.raises(ModelError, match=says):
+        if policy == "CnnPolicy":
+            load_into(dqn_atari.NatureCNN(6), tmp_path / "agent.zip")
+        else:
+            activation(tmp_path / "agent.zip")
+
+
+def test_an_activation_function_that_no_layer_has_is_left_aside(tmp_path):
+    kwargs = {"activation_fn": torch.nn.SiLU}
+    sb3.DQN("CnnPolicy", Images(), buffer_size=1, device="cpu", policy_kwargs=kwargs).save(tmp_path / "agent.zip")
+    load_into(dqn_atari.NatureCNN(6), tmp_path / "agent.zip")
 
 
 def test_a_cnn_policy_is_a_teacher(train, pong, capsys):

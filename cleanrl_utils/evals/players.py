@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
 from cleanrl_utils.evals.video import Show
 from cleanrl_utils.flags import checked
-from cleanrl_utils.models.files import FQI_FILES, SUFFIX, hidden_units
+from cleanrl_utils.models.files import FQI_FILES, SUFFIX, activation, hidden_units
 from cleanrl_utils.models.source import explained, fetch, fetch_optional, public_name
 from cleanrl_utils.record import read_run
 from cleanrl_utils.seeds import EVALUATION
@@ -100,7 +101,7 @@ def from_folder(
 def from_hub(repository: str, env_id: str | None, exp_name: str | None, weights: Weights, revision: str | None) -> Player:
     """The agent in a repository on the Hub; one without a config.json of ours plays with the script's defaults.
 
-    Raises `BadInput`.
+    Which environment and script that is, its name tells, unless the caller does. Raises `BadInput`.
     """
     flag, run = "--hf-repository", None
     with explained(flag, repository):
@@ -121,12 +122,15 @@ def _load(
     revision: str | None,
 ) -> Player:
     """The agent at a source, with the flags in its config.json, if it has one; what the caller gives wins over them."""
-    flags = run["flags"] if run else {"env_id": "PongNoFrameskip-v4"}
+    named_env, named_script = named(public_name(source)) if run is None else (None, None)
+    flags = run["flags"] if run else {"env_id": env_id or named_env, "exp_name": named_script or "dqn_atari"}
+    if flags["env_id"] is None:
+        raise BadInput("--env-id", "(none)", f"say which environment: the name of {public_name(source)} does not tell")
     name = exp_name or (run and run["script"]) or str(flags.get("exp_name", "dqn_atari"))
     script = import_script(name, "--exp-name" if exp_name else flag)
     known = {field.name for field in dataclasses.fields(script.Args)} - {"exp_name", "resume", "dataset"}
     args = script.Args(**checked({k: v for k, v in flags.items() if k in known}, script.Args, flag, source))
-    trained_on = args.env_id
+    trained_on = named_env or args.env_id
     if env_id is None:
         require_known_package(trained_on, flag, source)
     else:
@@ -144,11 +148,24 @@ def _load(
         else:
             path = fetch(source, f"{stem}{SUFFIX}", revision, exact=weights != "last")
         if run is None and hasattr(args, "hidden_units"):  # of another project: the file says how large it is
-            args.hidden_units = hidden_units(path)
+            args.hidden_units, args.activation = hidden_units(path), activation(path)
         act = script.load_player(args, path)
-    if run and args.env_id != trained_on:
+    if args.env_id != trained_on:
         notice(f"{public_name(source)} was trained on {trained_on}")
     return Player(public_name(source), name, args, act)
+
+
+def named(repository: str) -> tuple[str | None, str | None]:
+    """Environment and script that a repository's name tells, if it does: {env_id}-{script}-seed{n}, or dqn-{env_id}."""
+    ours = re.fullmatch(r"(?:.*/)?(.+-v\d+)-(\w+)-seed\d+", repository)
+    zoo = re.fullmatch(r"(?:.*/)?dqn-(.+-v\d+)", repository)  # of Stable-Baselines3
+    env_id = (ours or zoo)[1] if ours or zoo else None
+    if env_id is None:
+        return None, None
+    env_id = re.sub("^ALE-", "ALE/", env_id)
+    of_atari = env_id.startswith("ALE/") or env_id.endswith("NoFrameskip-v4")
+    script = ours[2] if ours and ours[2] in SCRIPTS else "dqn_atari" if of_atari else "dqn"
+    return env_id, script
 
 
 def require_known_package(env_id: str, flag: str, source: str) -> None:

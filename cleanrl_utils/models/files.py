@@ -103,6 +103,7 @@ def load_into(network: torch.nn.Module, path: Path) -> None:
     weights = load_weights(path)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     _require_same({key: tuple(value.shape) for key, value in weights.items()}, expected, type(network).__name__)
+    _require_settings(path, network)
     network.load_state_dict(weights)
 
 
@@ -117,6 +118,7 @@ def load_params(network: nn.Module, params: Any, path: Path) -> Any:
     template = traverse_util.flatten_dict(params["params"], sep="/")
     expected = {name: tuple(value.shape) for name, value in template.items()}
     _require_same({name: value.shape for name, value in weights.items()}, expected, type(network).__name__)
+    _require_settings(path, network)
     floats = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in weights.items()}
     return {"params": traverse_util.unflatten_dict(floats, sep="/")}
 
@@ -125,6 +127,29 @@ def hidden_units(path: Path) -> tuple[int, ...]:
     """Sizes of the hidden layers of the perceptron in a model file. Raises `ModelError`."""
     biases = {name: value for name, value in read_arrays(path).items() if name.endswith("/bias")}
     return tuple(biases[f"Dense_{i}/bias"].size for i in range(len(biases) - 1) if f"Dense_{i}/bias" in biases)
+
+
+def activation(path: Path) -> str:
+    """The activation function of the perceptron in a model file, as `--activation`; ReLU where the file does not say.
+
+    Raises `ModelError`.
+    """
+    found = _read(lambda: formats.sb3_settings(path)[0]) if formats.is_sb3(path) else "relu"
+    if found not in (known := formats.SB3_ACTIVATIONS.values()):
+        raise ModelError(f"has the activation function {found}; those here are {', '.join(known)}")
+    return found
+
+
+def _require_settings(path: Path, network: torch.nn.Module | nn.Module) -> None:
+    """Raise `ModelError` for an archive of Stable-Baselines3 whose network computes something else."""
+    if not formats.is_sb3(path):
+        return
+    found, divided = _read(lambda: formats.sb3_settings(path))
+    expected = getattr(network, "activation", None)  # CnnPolicy has it in no layer
+    if expected not in (None, found):
+        raise ModelError(f"has the activation function {found}, where this network has {expected}: --activation {found}")
+    if expected is None and not divided:
+        raise ModelError("was trained on images that were not divided by 255, as they are here")
 
 
 def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: str) -> None:

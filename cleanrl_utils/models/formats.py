@@ -7,7 +7,9 @@ state_dict under other names. Nothing in a file is executed.
 from __future__ import annotations
 
 import io
+import json
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -33,6 +35,8 @@ IMPALA = (
 SB3_NATURE = {f"q_net.features_extractor.cnn.{i}": f"network.{i}" for i in (0, 2, 4)}
 SB3_NATURE |= {"q_net.features_extractor.linear.0": "network.7", "q_net.q_net.0": "network.9"}
 """Layers of Stable-Baselines3's DQN with CnnPolicy: its name, ours."""
+SB3_ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu", "LeakyReLU": "leaky_relu"}
+"""Activation functions by their names in an archive of Stable-Baselines3: the value of `--activation`."""
 LAST_CONV_BIASES = ("network.4.bias", "Conv_2/bias", "network.2.conv.bias", "ConvSequence_2/Conv_0/bias")
 """Of the last convolutions, in either format: one per channel."""
 
@@ -67,15 +71,34 @@ def is_sb3(path: Path) -> bool:
 
 
 def open_sb3(path: Path) -> BinaryIO:
-    """The state_dict in an archive of Stable-Baselines3, as a file. Raises `FormatError`.
+    """The state_dict in an archive of Stable-Baselines3, as a file. Raises `FormatError`."""
+    return io.BytesIO(_member(path, "policy.pth"))
 
-    Nothing else in the archive is opened, least of all `data`, which holds pickled objects.
+
+def sb3_settings(path: Path) -> tuple[str, bool]:
+    """The activation function and whether images are divided by 255, of an archive of Stable-Baselines3.
+
+    The function as a value of `--activation` or, where no network here has it, under its own name. `data` says both in
+    plain text, beside pickled objects, which are left alone. Raises `FormatError`.
     """
     try:
+        settings = json.loads(_member(path, "data"))["policy_kwargs"] or {}
+        activation = re.sub(r"^<class '(torch\.nn\.modules\.activation\.)?|'>$", "", settings.get("activation_fn", "ReLU"))
+        divided = bool(settings.get("normalize_images", True))
+    except FormatError:
+        raise
+    except Exception as error:  # JSON of another kind
+        raise FormatError(f"has a `data` that says nothing of its network ({type(error).__name__})") from None
+    return SB3_ACTIVATIONS.get(activation, activation), divided
+
+
+def _member(path: Path, name: str) -> bytes:
+    """A file in an archive of Stable-Baselines3. Raises `FormatError`."""
+    try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo("policy.pth").file_size > MOST_BYTES:
-                raise FormatError("is no archive of a DQN: its policy.pth is too large")
-            return io.BytesIO(archive.read("policy.pth"))
+            if archive.getinfo(name).file_size > MOST_BYTES:
+                raise FormatError(f"is no archive of a DQN: its {name} is too large")
+            return archive.read(name)
     except FormatError:
         raise
     except Exception as error:  # as above
@@ -85,7 +108,7 @@ def open_sb3(path: Path) -> BinaryIO:
 def from_sb3(weights: dict[str, Value]) -> dict[str, Value]:
     """The online network of Stable-Baselines3's DQN under our names, of CnnPolicy or MlpPolicy. Raises `FormatError`.
 
-    The layouts are the same. An activation function is not among the weights: ReLU, the default, is assumed.
+    The layouts are the same. The activation function is not among the weights: see `sb3_settings`.
     """
     online = {key: value for key, value in weights.items() if not key.startswith("q_net_target.")}
     if not online or any(not key.startswith("q_net.") for key in online):
