@@ -53,8 +53,18 @@ twin-diff:
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve
 
+# An environment of another Python, left by an older command, is made anew. (Parsed first: make looks for the file only once.)
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+ifneq ($(wildcard .venv/bin/python),)
+  ifneq ($(shell .venv/bin/python -c '$(FITS)' 2>&1 || echo other),)
+    $(info .venv has another Python than 3.11 to 3.13: making it anew)
+    $(shell rm -rf .venv)
+  endif
+endif
+
 # Installed once, and again when what is to be installed has changed. Each target is a stamp in the environment.
 .venv/bin/python:
+	@$(PYTHON) -c '$(FITS)' || { echo "Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
 .venv/run: .venv/bin/python pyproject.toml requirements/constraints.txt

@@ -12,13 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
+from cleanrl_utils.drawing import plt
 from cleanrl_utils.record import read_series
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#888888")
 GAMES = 100

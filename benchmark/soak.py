@@ -19,15 +19,12 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from cleanrl_utils.curves import run_folders
+from cleanrl_utils.drawing import plt
 from cleanrl_utils.files import write_json
 from cleanrl_utils.record import commit, event_files, hardware, read_events, versions
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 SECONDS_BETWEEN_LOOKS = 5
 

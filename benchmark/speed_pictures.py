@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from gated import Turn
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from cleanrl_utils.drawing import plt
 
 BLUE, GREY, ORANGE, LIGHT, GREEN = "#1f77b4", "#888888", "#d95f02", "#cccccc", "#1b9e77"
 

@@ -38,10 +38,7 @@ def run_folders() -> list[Path]:
 
 def draw(run: Path, out: Path) -> None:
     """Write the picture: offline losses and returns, if there was such a phase, returns by steps, and final scores."""
-    import matplotlib  # noqa: PLC0415 - an extra
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from cleanrl_utils.drawing import plt  # noqa: PLC0415 - an extra
 
     metrics = read_series(run)
     scores = json.loads((run / "config.json").read_text(encoding="utf-8")).get("evaluations", {})

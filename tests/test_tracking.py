@@ -136,6 +136,14 @@ def test_curves_draws_the_latest_run(train, capsys):
     assert "second.cleanrl_model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("module", ["cleanrl_utils.curves", "cleanrl_utils.report.plots", "benchmark.learning_curves"])
+def test_pictures_are_drawn_under_the_backend_that_a_notebook_exports(module):
+    """Its kernel does so for every command that is started from it; the package that has it is not installed here."""
+    code = f"import importlib, sys; importlib.import_module('{module}')\nfrom cleanrl_utils.drawing import plt\nplt.figure()"
+    env = os.environ | {"MPLBACKEND": "module://a_kernels.own_backend", "PYTHONPATH": str(Path(curves.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
 def test_curves_without_a_run_says_so():
     with pytest.raises(BadInput, match="no run"):
         curves.main(curves.Args())

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
+from cleanrl_utils.drawing import plt
 from cleanrl_utils.report import statistics
 from cleanrl_utils.report.groups import Curve, Groups
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.ticker import EngFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Of Okabe and Ito 2008, which the colour-blind can tell apart; lines differ in their dashes besides."""

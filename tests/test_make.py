@@ -1,0 +1,60 @@
+"""The Makefile's environment: of a Python that fits, or one line."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    """`make` in a folder that has the Makefile and nothing else of the project."""
+    shutil.copy(ROOT / "Makefile", "Makefile")
+    return subprocess.run(["make", *words], capture_output=True, text=True)
+
+
+def python_of(version: str, path: Path) -> Path:
+    """A Python that says it is of another version."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = f"import sys; sys.version_info = ({version}); exec(sys.argv[1])"
+    path.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$2\"\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("version", ["3, 10, 13", "3, 14, 0"])
+def test_a_python_that_does_not_fit_is_named_before_anything_is_installed(version, tmp_path):
+    python = python_of(version, tmp_path / "bin" / "python")
+    done = make(".venv/bin/python", f"PYTHON={python}")
+    assert done.returncode == 2
+    assert f"Python 3.11, 3.12 or 3.13 is needed, and {python} is another" in done.stderr
+    assert not Path(".venv").exists()
+
+
+def test_an_environment_of_another_python_is_made_anew():
+    python_of("3, 10, 13", Path(".venv/bin/python"))
+    done = make("--dry-run", ".venv/bin/python", f"PYTHON={sys.executable}")
+    assert done.returncode == 0, done.stderr
+    assert "making it anew" in done.stdout
+    assert f"{sys.executable} -m venv .venv" in done.stdout
+    assert not Path(".venv").exists()
+
+
+def test_an_environment_that_fits_stays():
+    python_of("3, 13, 1", Path(".venv/bin/python"))
+    done = make("--dry-run", ".venv/bin/python", f"PYTHON={sys.executable}")
+    assert done.returncode == 0, done.stderr
+    assert "-m venv .venv" not in done.stdout
+    assert Path(".venv/bin/python").exists()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("requirements/requirements*.txt")), ids=lambda path: path.name)
+def test_the_requirements_hold_the_versions_that_are_tested(path):
+    assert path.read_text().splitlines()[0] == "-c constraints.txt"
