@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput
+from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.flags import run
 from cleanrl_utils.record import read_series
 from cleanrl_utils.report.runs import trailing_mean
@@ -116,8 +116,8 @@ def main(args: Args) -> Path:
     out = Path(args.out) if args.out else folder / "curve.png"
     try:
         draw(folder, out)
-    except ModuleNotFoundError as error:
-        raise BadInput("RUN_FOLDER", str(folder), f"needs `{error.name}`: pip install -e '.[plots]'") from None
+    except ImportError as error:
+        raise BadInput("RUN_FOLDER", str(folder), missing(error, "plots")) from None
     notice(f"curve:      {out}")
     for model in sorted(folder.glob("*.cleanrl_model")):
         notice(f"model:      {model}")

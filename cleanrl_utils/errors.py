@@ -29,3 +29,10 @@ class WriteError(OSError):
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def missing(error: ImportError, extras: str) -> str:
+    """What a failed import lacks: a package, with how to get it, or a library of the system that a package needs."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs `{error.name}`: pip install -e '.[{extras}]'"
+    return f"needs what this system lacks: {first_line(error)}"

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
+import itertools
 import json
 import operator
 import signal
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-import yaml
 from annotated_types import Predicate
 
 from cleanrl_utils.console import guard_error_stream, notice, put_null_device
 from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
+from cleanrl_utils.flag_files import checked, load_yaml
 from cleanrl_utils.flag_help import grouped, in_one_line
 from cleanrl_utils.record import read_run
 
@@ -29,14 +28,6 @@ Args = TypeVar("Args")
 
 COMPARISONS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
 """How a value compares with each limit of a bound, by the names that annotated-types gives them."""
-
-
-def _is_json_object(value: Any) -> bool:
-    """Whether a value is a mapping that JSON can hold."""
-    try:
-        return isinstance(value, dict) and json.loads(json.dumps(value)) == value
-    except (TypeError, ValueError):
-        return False
 
 
 def _json_object(texts: list[str]) -> dict[str, Any]:
@@ -136,29 +127,18 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
         raise WriteError(Path("standard output"), error) from None
     except SystemExit as stopped:
         if stopped.code:
-            notice(f"error: {in_one_line(message.getvalue())}")
+            notice(f"error: {in_one_line(message.getvalue())}{_how_booleans_are_written(args_class, argv)}")
         raise
 
 
-def load_yaml(path: str, args_class: type) -> dict[str, Any]:
-    """Values of a YAML file of flags, `{field: value}`, each checked against its field's type.
-
-    Keys are spelled as fields or as flags (`env_id`, `env-id`). Nothing in the file is executed: tags are
-    refused. Raises `BadInput` for a file that cannot be read, an unknown key or a value of the wrong type.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        tag = next((token for token in yaml.scan(text) if isinstance(token, yaml.TagToken)), None)
-        values = {} if tag else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput("--config", path, f"cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput("--config", path, f"is not YAML ({' '.join(str(error).split())})") from None
-    if tag:
-        raise BadInput("--config", path, f"line {tag.start_mark.line + 1} has a tag; plain values only")
-    if not isinstance(values, dict):
-        raise BadInput("--config", path, "must hold `flag: value` lines")
-    return checked(values, args_class, "--config", path, not_in_files=("config", "resume", "resume_anyway"))
+def _how_booleans_are_written(args_class: type, argv: list[str]) -> str:
+    """A hint, where a flag that is on or off has a value: `--cuda False`."""
+    hints = typing.get_type_hints(args_class)
+    for word, value in itertools.pairwise(argv):
+        name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
+        if word.startswith("--") and hints.get(name) is bool and value.lower() in ("true", "false", "1", "0", "yes", "no"):
+            return f"; write {flag(name)} or {flag('no_' + name)}, without `{value}`"
+    return ""
 
 
 def run_flags(folder: Path, args_class: type) -> tuple[dict[str, Any], bool]:
@@ -185,46 +165,6 @@ def script_path(args_class: type) -> Path:
 def script_name(args_class: type) -> str:
     """The name of the script that an `Args` is of: `dqn_atari`, however it was started."""
     return script_path(args_class).stem
-
-
-def checked(
-    values: dict[str, Any], args_class: type, source: str, path: str, not_in_files: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Values of a file by field, each checked against its field's type. Raises `BadInput`."""
-    hints = typing.get_type_hints(args_class)
-    typed = {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in hints or name in not_in_files:
-            close = difflib.get_close_matches(name, hints, n=1)
-            raise BadInput(source, path, f"unknown key `{key}`" + (f"; did you mean `{close[0]}`?" if close else ""))
-        typed[name] = _typed(value, hints[name], source, f"{path}: {key}")
-    return typed
-
-
-def _typed(value: Any, hint: Any, source: str, where: str) -> Any:
-    """`value` if it has the type `hint`; integers and strings like 1e-4 (text in YAML 1.1) pass as floats."""
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    options = typing.get_args(hint) if union else (hint,)
-    for option in options:
-        if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
-            return value
-        if option is float and not isinstance(value, bool):
-            try:
-                return float(value)
-            except (TypeError, ValueError, OverflowError):
-                continue
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            return tuple(_typed(item, typing.get_args(option)[0], source, where) for item in value)
-        if option == dict[str, Any] and not _is_json_object(value):
-            continue
-        if type(value) is (typing.get_origin(option) or option):
-            return value
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
-    names |= {tuple: "a list", dict: "a mapping of plain values by name"}
-    kinds = ((typing.get_origin(option) or option, typing.get_args(option)) for option in options)
-    allowed = " or ".join(names.get(kind) or " or ".join(map(repr, choices)) for kind, choices in kinds)
-    raise BadInput(source, where, f"{value!r} must be {allowed}")
 
 
 def flag(field: str) -> str:

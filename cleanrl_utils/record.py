@@ -142,12 +142,28 @@ def hardware() -> str:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, with `+` where files differ from it; None outside of a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    """The commit of this checkout, with `+` where files differ from it; None outside of a checkout.
+
+    A repository that merely has the installed package somewhere in it is another's.
+    """
+    root = Path(__file__).resolve().parents[1]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        top = _git(root, "rev-parse", "--show-toplevel")
+        return _git(root, "describe", "--always", "--abbrev=40", "--dirty=+") if Path(top).resolve() == root else None
+    except subprocess.CalledProcessError as error:
+        if "dubious ownership" in error.stderr:
+            trust = f"`git config --global --add safe.directory {root}` if you trust it"
+            notice(f"the commit is not recorded: another user owns {root}; {trust}")
+        return None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What a command of git prints."""
+    command = ["git", "-C", str(folder), *words]
+    environment = os.environ | {"LC_ALL": "C"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment).stdout.strip()
 
 
 def short(commit: str) -> str:

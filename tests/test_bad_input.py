@@ -96,6 +96,8 @@ def test_a_cuda_graph_without_cuda(refused, script):
         ("- a\n- b", "`flag: value` lines"),
         ("a: b: c", "not YAML"),
         ("config: other.yaml", "unknown key `config`"),
+        ("gamma: 0.9\nseed: 1\ngamma: 0.99", "the key `gamma` is there twice"),
+        ("seed: 1.5e0", "whole number"),
         ("gamma: 3", "--gamma"),
         ("exp_name: 2024-13-45", "not YAML"),
         ("gamma: " + "9" * 400, "a number"),

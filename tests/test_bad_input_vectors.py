@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cleanrl import fqi
+from cleanrl_utils.evals.gym import require_vector_env, sizes
 from tests.conftest import TINY_DQN, TINY_FQI
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium on environments that are odd on purpose
@@ -24,6 +25,8 @@ def tiny(agent) -> list[str]:
         ("tests.support.probes:Continuous-v0", "finite set of actions"),
         ("Pendulum-v1", "finite set of actions"),
         ("tests.support.probes:Images-v0", "shows images (84, 84, 3)"),
+        ("tests.support.probes:HiddenImages-v0", "shows images (64, 64, 3)"),
+        ("tests.support.probes:OwnSpace-v0", "flatten to a vector"),
         ("tests.support.probes:FromOne-v0", "number its actions from 0"),
         ("tests.support.probes:Lists-v0", "flatten to a vector"),
         ("tests.support.probes:Broken-v0", "no licence"),
@@ -37,6 +40,12 @@ def test_environments(refused, agent, env_id, says):
     assert "--env-id" in line
     assert env_id in line
     assert says in line
+
+
+def test_a_small_board_is_no_picture(agent):
+    args = agent.Args(env_id="tests.support.probes:Board-v0")
+    require_vector_env(args)
+    assert sizes(args) == (16, 2)
 
 
 def test_atari_images_are_sent_to_the_atari_script(refused, agent):

@@ -68,6 +68,19 @@ def test_the_files_in_benchmark_configs_are_accepted():
             script.check(flags.parse(script.Args, ["--config", str(file)]))
 
 
+def test_whole_numbers_may_be_written_with_an_exponent(tmp_path):
+    (tmp_path / "flags.yaml").write_text("total_timesteps: 1e6\nbuffer_size: 2.0e+5\nseed: 3\n")
+    args = flags.parse(dqn.Args, ["--config", "flags.yaml"])
+    assert (args.total_timesteps, args.buffer_size, args.seed) == (1_000_000, 200_000, 3)
+    assert isinstance(args.total_timesteps, int)
+
+
+@pytest.mark.parametrize("words", [["--cuda", "False"], ["--track", "True"], ["--no-compile", "true"]])
+def test_a_boolean_with_a_value_is_met_with_how_it_is_written(refused, words):
+    name = words[0].removeprefix("--").removeprefix("no-")
+    assert f"write --{name} or --no-{name}, without `{words[1]}`" in refused(dqn, *words)
+
+
 def test_lists_and_mappings_come_from_files_and_from_the_command_line(tmp_path):
     (tmp_path / "flags.yaml").write_text("hidden_units: [3, 4]\nenv_kwargs: {sutton_barto_reward: true}\n")
     args = flags.parse(dqn_vector.Args, ["--config", "flags.yaml"])

@@ -15,11 +15,20 @@ import torch
 from ale_py.vector_env import AtariVectorEnv
 from flax import serialization
 
-from cleanrl import dqn_atari_jax
+from cleanrl import dqn_atari, dqn_atari_jax
 from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
 from cleanrl_utils.models import formats, torch_zip
-from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
+from cleanrl_utils.models.files import (
+    ModelError,
+    load_into,
+    load_params,
+    load_weights,
+    read_arrays,
+    save_params,
+    save_weights,
+)
+from cleanrl_utils.models.source import fetch
 from tests.conftest import TEACHER, all_slow
 
 BLANK = np.zeros((1, 4, 84, 84), np.uint8)
@@ -219,3 +228,57 @@ formats.read_flax(Path("flax.cleanrl_model")), torch_zip.read_torch(Path({str(TE
 assert not {{"jax", "flax", "torch"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(TEACHER.parents[2])})
+
+
+# --- Files as other projects leave them ---
+
+
+def as_left_by(kind: str, weights: dict) -> object:
+    """The weights as another project's file holds them."""
+    return {
+        "DataParallel": {f"module.{name}": value for name, value in weights.items()},
+        "torch.compile": {f"_orig_mod.{name}": value for name, value in weights.items()},
+        "a checkpoint": {"step": 5, "q_network_state_dict": weights, "optimizer": {"state": {0: {"step": 3}}, "lr": 1e-4}},
+        "bfloat16": {name: value.bfloat16() for name, value in weights.items()},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["DataParallel", "torch.compile", "a checkpoint", "bfloat16"])
+def test_weights_are_found_in_files_of_other_projects(kind, frames, capsys):
+    network = dqn_atari.NatureCNN(6)
+    load_into(network, TEACHER / "dqn_atari.cleanrl_model")
+    torch.save(as_left_by(kind, network.state_dict()), "other.pth")
+    expected = {
+        name: value.bfloat16().float() if kind == "bfloat16" else value for name, value in network.state_dict().items()
+    }
+    in_torch_, in_jax_ = dqn_atari.NatureCNN(6), dqn_atari_jax.NatureCNN(6)
+    load_into(in_torch_, fetch(str(Path.cwd()), "dqn_atari.cleanrl_model", None))
+    load_params(in_jax_, in_jax_.init(jax.random.key(0), frames[:1]), fetch("other.pth", "any", None))
+    assert all(torch.equal(value, expected[name]) for name, value in in_torch_.state_dict().items())
+    said = capsys.readouterr().err
+    assert ("which is left out" in said) == (kind in ("DataParallel", "torch.compile"))
+    arrays = read_arrays(Path("other.pth"))
+    np.testing.assert_array_equal(arrays["Dense_1/bias"], expected["network.9.bias"].numpy())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"\n<html lang='en'>", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("read", [load_weights, read_arrays])
+def test_what_is_found_in_place_of_a_model_is_called_what_it_is(content, says, read):
+    Path("model.cleanrl_model").write_bytes(content)
+    with pytest.raises(ModelError, match=says):
+        read(Path("model.cleanrl_model"))
+
+
+@pytest.mark.parametrize("read", [load_weights, read_arrays])
+def test_of_several_state_dicts_none_is_taken(read):
+    weights = dqn_atari.NatureCNN(6).state_dict()
+    torch.save({"online": weights, "target": weights}, "both.pth")
+    with pytest.raises(ModelError, match=r"holds several state_dicts \(online, target\)"):
+        read(Path("both.pth"))

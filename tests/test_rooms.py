@@ -11,7 +11,19 @@ import pytest
 HELPERS = Path(__file__).parents[1] / "cleanrl_utils"
 ROOMS = ("ground", "devices", "models", "evals", "run", "report", "benchmark", "commands")
 """From low to high: a room may import itself and what is below it."""
-GROUND = ("errors", "console", "drawing", "files", "record", "flag_help", "flags", "private", "ranges", "seeds")
+GROUND = (
+    "errors",
+    "console",
+    "drawing",
+    "files",
+    "record",
+    "flag_files",
+    "flag_help",
+    "flags",
+    "private",
+    "ranges",
+    "seeds",
+)
 COMMANDS = ("enjoy", "curves", "huggingface", "zoo")
 LINES = 300
 

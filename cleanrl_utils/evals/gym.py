@@ -23,6 +23,9 @@ from cleanrl_utils.seeds import EVALUATION, env_seeds
 EXTRAS = {"flappy_bird_gymnasium": "flappy"}
 """Which extra of this project brings the package of an environment."""
 
+THUMBNAIL = 20
+"""Pixels, per side, from which on an array of numbers is a picture."""
+
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: no screen is needed
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
@@ -90,10 +93,27 @@ def require_vector_env(args: EnvFlags) -> None:
         raise BadInput("--env-id", args.env_id, f"must have a finite set of actions (Discrete), not {actions}")
     if actions.start != 0:
         raise BadInput("--env-id", args.env_id, f"must number its actions from 0, not {actions}")
-    if isinstance(observations, Box) and len(observations.shape) >= (2 if observations.dtype == np.uint8 else 3):
-        raise BadInput("--env-id", args.env_id, f"shows images {observations.shape}; for Atari there is dqn_atari.py")
-    if not observations.is_np_flattenable:
+    if picture := _picture(observations):
+        raise BadInput("--env-id", args.env_id, f"shows images {picture.shape}; for Atari there is dqn_atari.py")
+    try:
+        flattens = observations.is_np_flattenable and gym.spaces.flatten_space(observations) is not None
+    except NotImplementedError:  # a space of the environment's own
+        flattens = False
+    if not flattens:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
+
+
+def _picture(space: gym.Space) -> Box | None:
+    """The first space of pictures in a space: of two axes or more, as large as a thumbnail, from 0 to 255 or 1 or unbounded.
+
+    A board of some pieces, small or of few values, is none.
+    """
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        inner = space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces
+        return next(filter(None, map(_picture, inner)), None)
+    if not isinstance(space, Box) or len(space.shape) < 2 or min(sorted(space.shape)[-2:]) < THUMBNAIL:
+        return None
+    return space if np.isin(space.high, (1, 255, np.inf)).all() or space.dtype == np.uint8 else None
 
 
 def require_picture(args: EnvFlags, flag: str) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cleanrl_utils.errors import BadInput
+from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.seeds import EVALUATION
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -98,7 +98,7 @@ def require_video(atari: bool = True, flag: str = "--capture-video") -> None:
             importlib.import_module(package)
         except ImportError as error:
             extras = "atari,video" if atari else "video"
-            raise BadInput(flag, "on", f"needs `{error.name}`: pip install -e '.[{extras}]'") from None
+            raise BadInput(flag, "on", missing(error, extras)) from None
     if flag != "--render":
         from cleanrl_utils.evals.video import require_ffmpeg  # noqa: PLC0415 - needs the extra
 

@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any, Literal
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput
+from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
 from cleanrl_utils.evals.video import Show
-from cleanrl_utils.flags import checked
+from cleanrl_utils.flag_files import checked
 from cleanrl_utils.models.files import FQI_FILES, SUFFIX, activation, hidden_units
 from cleanrl_utils.models.source import explained, fetch, fetch_optional, public_name
 from cleanrl_utils.record import read_run
@@ -85,9 +85,9 @@ def import_script(name: str, flag: str) -> ModuleType:
         raise BadInput(flag, name, f"must be a script: {', '.join(SCRIPTS)}")
     try:
         return importlib.import_module(f"cleanrl.{name}")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         extras = [e for e, part in (("atari", "atari"), ("jax", "jax"), ("fqi", "fqi")) if part in name]
-        raise BadInput(flag, name, f"needs `{error.name}`: pip install -e '.[{','.join(extras)}]'") from None
+        raise BadInput(flag, name, missing(error, ",".join(extras))) from None
 
 
 def from_folder(

@@ -62,6 +62,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError("is not a plain state_dict: it is no model file, or holds code, which is refused") from None
     except Exception as error:  # torch raises whatever the damage leads to
         raise ModelError(f"cannot be read as a torch model ({type(error).__name__}: is it damaged?)") from None
+    weights = _read(lambda: formats.state_dict(weights, lambda entry: isinstance(entry, torch.Tensor)))
     if not (isinstance(weights, dict) and all(_plain(key, value) for key, value in weights.items())):
         raise ModelError("is not a state_dict of plain tensors")
     return _read(lambda: formats.from_sb3(weights)) if of_sb3 else weights
@@ -80,6 +81,11 @@ def read_arrays(path: Path) -> formats.Weights:
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise ModelError("is no file, or cannot be read")
+    with path.open("rb") as file:
+        head = file.read(32).lstrip().lower()
+    for start, what in formats.NO_MODELS.items():
+        if head.startswith(start):
+            raise ModelError(what)
 
 
 def _read(read: Callable[[], Any]) -> Any:

@@ -11,11 +11,14 @@ import json
 import math
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import msgpack
 import numpy as np
+
+from cleanrl_utils.console import notice
 
 Weights = dict[str, np.ndarray]
 
@@ -52,6 +55,39 @@ def is_flax(path: Path) -> bool:
     key = {0xDE: 3, 0xDF: 5}.get(head[0], 1) if head else 0
     is_map = len(head) > key and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
     return is_map and (0xA0 <= head[key] <= 0xBF or head[key] in (0xD9, 0xDA))
+
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What torch puts before all names of a network that was wrapped, for several GPUs or compiled."""
+NO_MODELS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for: `git lfs pull` fetches that",
+    b"<!doctype html": "is a web page: was a page saved in place of the file?",
+    b"<html": "is a web page: was a page saved in place of the file?",
+}
+"""How files begin that are found in place of models, and what they are."""
+
+
+def state_dict(entries: object, is_tensor: Callable[[object], bool]) -> object:
+    """The state_dict in what a torch file holds: of a checkpoint that has one among other things, that one.
+
+    A prefix that all names share is left out, with a line that says so. Raises `FormatError`.
+    """
+    if isinstance(entries, dict) and not all(map(is_tensor, entries.values())):
+        inner = {name: item for name, item in entries.items() if isinstance(item, dict) and item}
+        inner = {name: item for name, item in inner.items() if all(map(is_tensor, item.values()))}
+        if len(inner) > 1:
+            raise FormatError(f"holds several state_dicts ({', '.join(map(str, inner))}): save the one to be used by itself")
+        entries = next(iter(inner.values()), entries)
+    for prefix in PREFIXES:
+        if isinstance(entries, dict) and entries and all(str(name).startswith(prefix) for name in entries):
+            notice(f"all names in the model file begin with `{prefix}`, which is left out")
+            entries = {name.removeprefix(prefix): item for name, item in entries.items()}
+    return entries
+
+
+def from_bfloat16(memory: bytes) -> np.ndarray:
+    """Numbers of bfloat16, which NumPy does not have: they are the upper halves of float32."""
+    return (np.frombuffer(memory, "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 # --- Stable-Baselines3 ---
@@ -143,6 +179,8 @@ def _flax_array(code: int, data: bytes) -> np.ndarray:
     if code != 1:
         raise FormatError("is not a flax model of plain arrays")
     shape, name, content = msgpack.unpackb(data)
+    if name == "bfloat16":
+        return from_bfloat16(content).reshape(shape)
     if name not in ("float16", "float32", "float64"):
         raise FormatError(f"is not a flax model of plain arrays: one is of {name}")
     return np.frombuffer(content, name).reshape(shape)

@@ -57,7 +57,7 @@ def teacher_source(args: TeacherFlags) -> str:
 
 def public_name(source: str) -> str:
     """A model's source without local folders: the folder's own name, or the repository."""
-    return Path(source).name if Path(source).is_dir() else source
+    return Path(source).name if Path(source).exists() else source
 
 
 @contextlib.contextmanager
@@ -112,11 +112,13 @@ def explained(flag: str, source: str, hint: str = "--teacher-model-exp-name name
 def fetch(source: str, filename: str, revision: str | None, exact: bool = False) -> Path:
     """The model file of a local folder or a Hub repository; of one that holds a single model, that one, unless `exact`.
 
-    A model is a `.cleanrl_model` file or, where there is none, a zip archive of Stable-Baselines3. Raises `ModelError`, or
-    the errors of the Hub's client: call it under `explained`.
+    A model is a `.cleanrl_model` file or, where there is none, a zip archive of Stable-Baselines3 or a `.pth` file. The path
+    of a file is that file. Raises `ModelError`, or the errors of the Hub's client: call it under `explained`.
     """
     from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download  # noqa: PLC0415
 
+    if Path(source).is_file() and not exact:
+        return Path(source)
     if Path(source).is_dir():
         if (Path(source) / filename).is_file():
             return Path(source) / filename
@@ -145,7 +147,7 @@ def fetch_optional(source: str, filename: str, revision: str | None) -> Path | N
     """
     from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415
 
-    if Path(source).is_dir():
+    if Path(source).exists():
         return Path(source) / filename if (Path(source) / filename).is_file() else None
     ask(source)
     try:
@@ -176,6 +178,9 @@ def _only_model(names: list[str], place: str, wanted: str) -> str:
 
 
 def _models(names: list[str]) -> list[str]:
-    """The model files among the files of a place; archives count where there are no files of ours."""
+    """The model files among the files of a place; others count where there are no files of ours."""
     ours = sorted(name for name in names if name.endswith(SUFFIX))
-    return ours or sorted(name for name in names if name.endswith(".zip") and name != "train_eval_metrics.zip")
+    archives = sorted(
+        name for name in names if name.endswith(".zip") and name not in ("train_eval_metrics.zip", "replay.zip")
+    )
+    return ours or archives or sorted(name for name in names if name.endswith((".pth", ".pt")))

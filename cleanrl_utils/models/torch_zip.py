@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from cleanrl_utils.models.formats import FormatError, Weights
+from cleanrl_utils.models.formats import FormatError, Weights, from_bfloat16, state_dict
 
 
 class _Global(NamedTuple):
@@ -33,6 +33,7 @@ class _Called(NamedTuple):
 
 
 STORAGES = {"torch HalfStorage": "<f2", "torch FloatStorage": "<f4", "torch DoubleStorage": "<f8"}
+BFLOAT16 = "torch BFloat16Storage"
 TENSOR, PARAMETER, ORDERED_DICT = (
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
@@ -58,11 +59,11 @@ def read_torch(path: Path | BinaryIO) -> Weights:
         require_uncompressed(path)
         with zipfile.ZipFile(path) as archive:
             root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
-            entries = _read_pickle(archive.read(f"{root}data.pkl"))
+            entries = state_dict(_read_pickle(archive.read(f"{root}data.pkl")), lambda entry: isinstance(entry, _Called))
             if not isinstance(entries, dict):
                 raise FormatError(NOT_PLAIN)
             memories: dict[str, bytes] = {}
-            return {name: _tensor(archive, root, entry, memories) for name, entry in entries.items()}
+            return {_text(name): _tensor(archive, root, entry, memories) for name, entry in entries.items()}
     except FormatError:
         raise
     except zipfile.BadZipFile:
@@ -91,6 +92,11 @@ def _text(name: Any) -> str:
     return name
 
 
+def _key(name: Any) -> str | int:
+    """A key of a dictionary: a name, or a number, as optimizers have."""
+    return name if isinstance(name, int) else _text(name)
+
+
 def _tensor(archive: zipfile.ZipFile, root: str, entry: Any, memories: dict[str, bytes]) -> np.ndarray:
     """The array that `_rebuild_tensor_v2(storage, offset, shape, strides, ...)` describes."""
     if isinstance(entry, _Called) and entry.name == PARAMETER:
@@ -99,11 +105,12 @@ def _tensor(archive: zipfile.ZipFile, root: str, entry: Any, memories: dict[str,
         raise FormatError(NOT_PLAIN)
     stored, offset, shape, strides, *_ = entry.arguments
     _, kind, key, *_ = stored.id
-    if kind.name not in STORAGES:
+    if kind.name not in (*STORAGES, BFLOAT16):
         raise FormatError(f"{NOT_PLAIN}: one is a {kind.name}")
     if _text(key) not in memories:
         memories[key] = archive.read(f"{root}data/{key}")
-    memory = np.frombuffer(memories[key], STORAGES[kind.name])
+    of_bfloat16 = kind.name == BFLOAT16
+    memory = from_bfloat16(memories[key]) if of_bfloat16 else np.frombuffer(memories[key], STORAGES[kind.name])
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if min((offset, last, *shape, *strides)) < 0 or last >= len(memory) or math.prod(shape) > len(memory):
         raise FormatError("is damaged: a tensor reaches beyond its memory")
@@ -143,7 +150,7 @@ def _read_pickle(data: bytes) -> Any:
             stack[-size:] = [tuple(stack[-size:])]
         elif name in ("SETITEM", "SETITEMS"):
             items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            stack[-1].update(zip(map(_text, items[::2]), items[1::2], strict=True))
+            stack[-1].update(zip(map(_key, items[::2]), items[1::2], strict=True))
         elif name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):

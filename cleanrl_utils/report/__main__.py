@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput
+from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.files import make_folder, replacing
 from cleanrl_utils.flags import run
 from cleanrl_utils.report.compare import CompareArgs, compare
@@ -27,8 +27,8 @@ def main(args: Args) -> Path:
     groups = grouped(found, args, args.group_by)
     try:
         from cleanrl_utils.report import plots  # noqa: PLC0415 - needs an extra
-    except ModuleNotFoundError as error:
-        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e '.[plots]'") from None
+    except ImportError as error:
+        raise BadInput("report", "on", missing(error, "plots")) from None
     folder = Path(args.out)
     make_folder(folder)
     pictures = {"curves": plots.curves(groups, folder / "curves", args.metric, width(args))}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput
+from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.evals import human
 from cleanrl_utils.flags import check_ranges
 from cleanrl_utils.ranges import Positive
@@ -111,8 +111,8 @@ def statistics() -> Any:
     """The module, which needs scipy. Raises `BadInput`."""
     try:
         from cleanrl_utils.report import statistics  # noqa: PLC0415 - needs an extra
-    except ModuleNotFoundError as error:
-        raise BadInput("report", "on", f"needs `{error.name}`: pip install -e '.[plots]'") from None
+    except ImportError as error:
+        raise BadInput("report", "on", missing(error, "plots")) from None
     return statistics
 
 

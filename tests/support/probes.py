@@ -199,6 +199,47 @@ class Images(Probe):
     observation_space = Box(0, 255, (84, 84, 3), np.uint8)
 
 
+class HiddenImages(Probe):
+    """Pictures among other things."""
+
+    observation_space = Dict({"camera": Tuple([Box(0, 255, (64, 64, 3), np.uint8)]), "speed": VECTOR})
+
+    def observe(self):
+        return {"camera": (np.zeros((64, 64, 3), np.uint8),), "speed": np.zeros(1, np.float32)}
+
+
+class Board(Probe):
+    """A small board of pieces, as numbers of one byte."""
+
+    observation_space = Box(0, 17, (4, 4), np.uint8)
+
+    def observe(self):
+        return np.arange(16, dtype=np.uint8).reshape(4, 4)
+
+
+class Mission(gym.Space):
+    """A kind of space that no library knows how to flatten."""
+
+    def sample(self, mask: Any = None, probability: Any = None):  # noqa: ARG002
+        return "go"
+
+    def contains(self, x: Any) -> bool:
+        return x == "go"
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        return True
+
+
+class OwnSpace(Probe):
+    """Observations in a space of its own."""
+
+    observation_space = Dict({"mission": Mission(), "place": VECTOR})
+
+    def observe(self):
+        return {"mission": "go", "place": np.zeros(1, np.float32)}
+
+
 class Continuous(Probe):
     """Actions from an interval."""
 
