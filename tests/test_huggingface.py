@@ -367,7 +367,7 @@ def test_a_repository_with_one_model_under_another_name_is_used_also_offline(hub
     ],
 )
 def test_what_cannot_be_had_from_the_hub_has_its_own_sentence(hub, repo, flags, token, says):
-    hub.repos |= {"me/empty": {}, "me/private": {}, "me/gated": {}, "me/odd": {"dqn_atari.cleanrl_model": b"<html>"}}
+    hub.repos |= {"me/empty": {}, "me/private": {}, "me/gated": {}, "me/odd": {"dqn_atari.cleanrl_model": b"no model"}}
     hub.repos["me/two"] = {"a.cleanrl_model": b"", "b.cleanrl_model": b""}
     hub.repos["me/broken"] = {"dqn_atari.cleanrl_model": BROKEN}
     hub.private, hub.gated = {"me/private"}, {"me/gated"}
@@ -380,11 +380,22 @@ def test_what_cannot_be_had_from_the_hub_has_its_own_sentence(hub, repo, flags, 
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_is_busy_is_told_with_what_it_answers(hub, status):
+    hub.repos["me/busy"] = {"dqn_atari.cleanrl_model": status}
+    flags = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", "me/busy"]
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(Path("hf").absolute())}
+    found, said = children.run(qdagger_dqn_atari_impalacnn, *flags, before=no_patience, args=(settings,))
+    assert found == 2, said
+    assert str(status) in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
 def test_offline_and_not_in_the_cache(hub):
     teacher = [*TINY_RUN, *TINY_TEACHER, "--teacher-policy-hf-repo", "me/nothing"]
     status, said = run(hub, qdagger_dqn_atari_impalacnn, *teacher, offline=True)
     assert status == 2, said
-    assert "is not in the local cache" in said
+    assert "is not in the local cache, and HF_HUB_OFFLINE is set" in said
 
 
 def no_patience(script: ModuleType, settings: dict[str, str]) -> None:

@@ -65,7 +65,8 @@ def hub_error(kind: type[Exception]) -> Exception:
         (ConnectionError, "cannot be fetched (message of the client)"),
     ],
 )
-def test_every_failure_of_the_hub_has_its_own_sentence(kind, says):
+def test_every_failure_of_the_hub_has_its_own_sentence(kind, says, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # tests are offline
     with pytest.raises(BadInput) as raised, explained("--teacher-policy-hf-repo", "a/b"):
         raise hub_error(kind)
     assert str(raised.value).startswith("--teacher-policy-hf-repo a/b: ")

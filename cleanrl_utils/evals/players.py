@@ -123,10 +123,10 @@ def _load(
 ) -> Player:
     """The agent at a source, with the flags in its config.json, if it has one; what the caller gives wins over them."""
     named_env, named_script = named(public_name(source)) if run is None else (None, None)
-    flags = run["flags"] if run else {"env_id": env_id or named_env, "exp_name": named_script or "dqn_atari"}
+    flags = run["flags"] if run else {"env_id": env_id or named_env}
     if flags["env_id"] is None:
         raise BadInput("--env-id", "(none)", f"say which environment: the name of {public_name(source)} does not tell")
-    name = exp_name or (run and run["script"]) or str(flags.get("exp_name", "dqn_atari"))
+    name = exp_name or (run and run["script"]) or str(flags.get("exp_name", named_script or "dqn_atari"))
     script = import_script(name, "--exp-name" if exp_name else flag)
     known = {field.name for field in dataclasses.fields(script.Args)} - {"exp_name", "resume", "dataset"}
     args = script.Args(**checked({k: v for k, v in flags.items() if k in known}, script.Args, flag, source))

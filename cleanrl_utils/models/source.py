@@ -66,8 +66,9 @@ def explained(flag: str, source: str, hint: str = "--teacher-model-exp-name name
 
     `hint` says what to do about a file that is not there.
     """
-    from huggingface_hub import errors, get_token, logging  # noqa: PLC0415
+    from huggingface_hub import constants, errors, get_token, logging  # noqa: PLC0415
 
+    offline = "is not in the local cache, and HF_HUB_OFFLINE is set; give a local folder, or unset it"
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the client reports each retry; the user reads one line
     try:
@@ -85,12 +86,14 @@ def explained(flag: str, source: str, hint: str = "--teacher-model-exp-name name
             text = "is no local folder, and no repository on the Hub that your token may read: check its name"
     except errors.RevisionNotFoundError:
         text = "has no such revision; see its branches and tags on the Hub"
-    except errors.LocalEntryNotFoundError:
-        text = "is not in the local cache, and the Hub cannot be reached; give a local folder, or try again online"
+    except errors.LocalEntryNotFoundError as error:
+        cause = f" ({first_line(error.__cause__)})" if error.__cause__ else ""
+        text = f"is not in the local cache, and the Hub cannot be reached{cause}; give a local folder, or try again online"
+        text = offline if constants.HF_HUB_OFFLINE else text
     except errors.EntryNotFoundError:
         text = f"does not hold the model's file; {hint}"
     except errors.OfflineModeIsEnabled:
-        text = "is not in the local cache, and HF_HUB_OFFLINE is set; give a local folder, or unset it"
+        text = offline
     except errors.HFValidationError:
         text = "is neither a local folder nor a repository name like cleanrl/PongNoFrameskip-v4-dqn_atari-seed1"
     except (errors.HfHubHTTPError, OSError) as error:
@@ -127,8 +130,11 @@ def fetch(source: str, filename: str, revision: str | None, exact: bool = False)
     ask(source)
     try:
         return Path(hf_hub_download(source, filename, revision=revision))
-    except errors.LocalEntryNotFoundError:  # no network: the cache may hold the repository's one model
-        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except errors.LocalEntryNotFoundError as unreached:  # the cache may hold the repository's one model
+        try:
+            folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        except errors.LocalEntryNotFoundError:
+            raise unreached from unreached.__cause__  # which says why the Hub was not reached
         names = [path.name for path in folder.iterdir()]
         if exact or not _models(names):
             raise

@@ -16,7 +16,7 @@ LFS_SIZE = 1_000_000
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories in memory: `repos[id][file]` is bytes. `token` is the only one it knows.
+    """Repositories in memory: `repos[id][file]` is bytes, or a status. `token` is the only one it knows.
 
     `private` are seen with the token only; `gated` by nobody yet. `commits` counts what was committed, `requests` is
     every path that was asked for.
@@ -99,6 +99,8 @@ class Handler(BaseHTTPRequestHandler):
         content = self.server.repos[f"{owner}/{name}"].get("/".join(path))
         if content == BROKEN:
             return self.close_connection_now()
+        if isinstance(content, int):  # the status of a Hub that is busy
+            return self.answer(content)
         if content is None:
             return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
         return self.answer(200, content, X_Repo_Commit=COMMIT, ETag=f'"{hash(content):x}"')
