@@ -165,6 +165,35 @@ def test_online_a_student_learns_the_values_of_the_chain(train, taught):
     assert q_values(script, train(script, *flags)) == pytest.approx(VALUES, abs=0.1)
 
 
+EVALUATING = ["--eval-episodes", "3", "--eval-epsilon", "0.3", "--seed", "5", "--eval-frequency", "200"]
+
+
+def evaluations(monkeypatch, script: ModuleType) -> list[tuple[int, int, float]]:
+    """Of each evaluation that a script will make: how many games, the seed, epsilon."""
+    made, evaluate = [], script.evaluate
+
+    def watched(act: Any, games: Any, seed: int, epsilon: float) -> Any:
+        made.append((games.num_games, seed, epsilon))
+        return evaluate(act, games, seed, epsilon)
+
+    monkeypatch.setattr(script, "evaluate", watched)
+    return made
+
+
+def test_dqn_is_evaluated_by_the_flags(train, monkeypatch, dqn):
+    play_chain(monkeypatch, dqn)
+    made = evaluations(monkeypatch, dqn)
+    train(dqn, *TINY, *EVALUATING)
+    assert made == [(3, 5, 0.3)] * 2, "after 200 steps, and at the end"
+
+
+def test_everybody_is_evaluated_by_the_flags(train, monkeypatch, taught):
+    script, _ = taught
+    made = evaluations(monkeypatch, script)
+    train(script, *TINY, *TEACHING, *EVALUATING)
+    assert made == [(4, 5, 1.0), (4, 5, 0.3), *[(3, 5, 0.3)] * 3], "random player, teacher, offline student, online twice"
+
+
 def test_metrics_have_the_names_of_what_they_are(train, taught, monkeypatch):
     """The loss is the TD loss and the weighted distillation, in both phases."""
     script, _ = taught

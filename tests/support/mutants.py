@@ -54,9 +54,7 @@ GAMES = "tests/test_environments.py tests/test_evals.py"
 ALL_GAMES = f"{WIRING} {GAMES}"
 
 OF_ALL = (
-    ("step.resets, 0, np.minimum", "False, 0, np.minimum"),
     ("rewards=np.sign(step.rewards)", "rewards=step.rewards"),
-    ("self.valid[self.head] = ~step.resets", "self.valid[self.head] = True"),
     ("learner.sync(args.tau, syncs)", "pass"),
     ("learner.sync(args.tau, syncs)", "learner.sync(1.0, syncs)"),
     ("args.n_step, args.gamma,", "args.n_step, 0.99,"),
@@ -70,6 +68,9 @@ OF_ALL = (
     ("args.exploration_fraction * args.schedule_length", "args.exploration_fraction * args.total_timesteps"),
     ("args.seed, args.eval_epsilon)", "args.seed, 0.0)"),
     ("Games(args, EVALUATION, args.eval_episodes)", "Games(args, EVALUATION, 1)"),
+)
+# Text that is the same in the other Atari scripts, or in both of a framework: tests/test_scripts.py compares it.
+OF_GAMES = (
     ("actions = np.where(self.fire, 1, actions)", "", GAMES),
     (
         "        self.envs.send(actions)\n        return actions",
@@ -80,6 +81,8 @@ OF_ALL = (
     ("args.eval_max_frames if evaluation else MAX_FRAMES", "MAX_FRAMES", GAMES),
 )
 OF_DQN = (
+    ("step.resets, 0, np.minimum", "False, 0, np.minimum"),
+    ("self.valid[self.head] = ~step.resets", "self.valid[self.head] = True"),
     ("Games(args, TRAINING,", "Games(args, TRAINING + 7,"),
     ("args.double_q, args.huber", "False, args.huber"),
     ("args.double_q, args.huber", "args.double_q, False"),
@@ -138,6 +141,7 @@ MUTANTS = [
     *both(*ATARI, *OF_ALL, *OF_DQN),
     *both(*STUDENT, *OF_ALL, *OF_QDAGGER),
     *both(*VECTORS, *OF_VECTORS),
+    *(Mutant("cleanrl/dqn_atari.py", *pair) for pair in OF_GAMES),
     # What is written differently in the two frameworks.
     Mutant("cleanrl/dqn_atari.py", "step.terminations, step.truncations, self.age",
            "step.truncations, step.truncations, self.age"),
@@ -205,7 +209,7 @@ def choices(mutant: Mutant) -> list[str]:
     if mutant.tests != WIRING or script not in (*ATARI, *STUDENT):
         return ["not docs"]
     framework = "jax" if "jax" in script else "torch"
-    of_dqn = "dqn_learns" if script in ATARI else "not dqn_learns"
+    of_dqn = "(dqn_learns or dqn_is)" if script in ATARI else "not dqn_learns and not dqn_is"
     every = f"({of_dqn} and {framework}) or (row and cleanrl.{script}])"
     flag = re.search(r"args\.(\w+)", mutant.old)
     return [f"changes and {flag[1].replace('_', '-')} and ({every})", every] if flag else [every]
