@@ -58,6 +58,9 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     """
     guard_error_stream()
     try:
+        if not Path(getattr(sys.modules[args_class.__module__], "__file__", "")).is_file():
+            how = "save it as a file; in a notebook: from cleanrl import dqn; dqn.main(dqn.Args(total_timesteps=50_000))"
+            raise BadInput("this script", "(piped or pasted)", f"a run keeps a copy of its script, so {how}")
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
     except BadInput as error:
         notice(f"error: {error}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,9 @@ def tiny(agent) -> list[str]:
         ("tests.support.probes:Images-v0", "shows images (84, 84, 3)"),
         ("tests.support.probes:HiddenImages-v0", "shows images (64, 64, 3)"),
         ("tests.support.probes:OwnSpace-v0", "flatten to a vector"),
+        ("tests.support.probes:OldStep-v0", "breaks Gymnasium's rules in its first step"),
+        ("tests.support.probes:RewardArray-v0", "must give a number for a reward"),
+        ("tests.support.probes:OtherShape-v0", "shows observations of shape (2,)"),
         ("tests.support.probes:FromOne-v0", "number its actions from 0"),
         ("tests.support.probes:Lists-v0", "flatten to a vector"),
         ("tests.support.probes:Broken-v0", "no licence"),
@@ -40,6 +46,15 @@ def test_environments(refused, agent, env_id, says):
     assert "--env-id" in line
     assert env_id in line
     assert says in line
+
+
+def test_a_script_without_a_file_is_told_what_to_do(agent):
+    env = os.environ | {"PYTHONPATH": str(Path(agent.__file__).parents[1])}
+    with Path(agent.__file__).open() as script:
+        done = subprocess.run([sys.executable, "-"], stdin=script, env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this script (piped or pasted): a run keeps a copy of its script")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_small_board_is_no_picture(agent):

@@ -139,10 +139,22 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own():
     assert all(folder.is_dir() for folder in made)
 
 
-def test_a_tracker_that_refuses_leaves_no_folder(refused, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_API_KEY", "short")
-    assert "--track" in refused(dqn_vector, *TINY_DQN, "--track")
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": "short"}, "`wandb login`, or WANDB_MODE=offline"),
+        ({"WANDB_MODE": "ofline"}, "Weights & Biases refuses"),
+        ({"WANDB_MODE": "offline", "WANDB_TAGS": "t" * 65}, "Weights & Biases refuses"),
+    ],
+)
+def test_a_tracker_that_refuses_leaves_no_folder(refused, monkeypatch, settings, says):
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it keeps what the environment said first
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    line = refused(dqn_vector, *TINY_DQN, "--track")
+    assert line.startswith("error: --track on: ")
+    assert says in line
 
 
 # --- What is said ---

@@ -86,7 +86,6 @@ def require_vector_env(args: EnvFlags) -> None:
         flags = f"{args.env_id} {args.env_kwargs}"
         raise BadInput("--env-id, --env-kwargs", flags, f"cannot be made ({first_line(error)})") from None
     observations, actions = env.observation_space, env.action_space
-    env.close()
     if args.capture_video:
         require_picture(args, "--capture-video")
     if not isinstance(actions, Discrete):
@@ -101,6 +100,21 @@ def require_vector_env(args: EnvFlags) -> None:
         flattens = False
     if not flattens:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
+    _require_contract(env, args.env_id)
+    env.close()
+
+
+def _require_contract(env: gym.Env, env_id: str) -> None:
+    """Raise `BadInput` where the first step of an environment is not what Gymnasium's environments give."""
+    try:
+        obs, reward, *_ = env.step(0)
+    except Exception as error:  # whatever the environment, or Gymnasium's wrapper around it, says
+        raise BadInput("--env-id", env_id, f"breaks Gymnasium's rules in its first step ({first_line(error)})") from None
+    if np.shape(reward) != () or not np.isreal(reward):
+        raise BadInput("--env-id", env_id, f"must give a number for a reward, not {reward!r} of shape {np.shape(reward)}")
+    shape = env.observation_space.shape
+    if shape is not None and np.shape(obs) != shape:
+        raise BadInput("--env-id", env_id, f"shows observations of shape {np.shape(obs)}, where its space has {shape}")
 
 
 def _picture(space: gym.Space) -> Box | None:

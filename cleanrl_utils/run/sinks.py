@@ -127,6 +127,8 @@ class WeightsAndBiases:
             )
         except wandb.errors.Error as error:
             raise BadInput("--track", "on", f"{first_line(error)}; `wandb login`, or WANDB_MODE=offline") from None
+        except ValueError as error:  # pydantic's too: a WANDB_MODE that there is not, a tag that is too long
+            raise BadInput("--track", "on", f"Weights & Biases refuses: {str(error).split('[type=')[0]}") from None
         self.folder, self.teardown, self.video = Path(self.run.dir).parent, wandb.teardown, wandb.Video
         self.films, self.sent = Path("videos") / run_name, set()
         # Each metric has its own step, since offline updates and online steps are different clocks.

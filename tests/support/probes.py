@@ -240,6 +240,29 @@ class OwnSpace(Probe):
         return {"mission": "go", "place": np.zeros(1, np.float32)}
 
 
+class OldStep(Probe):
+    """Steps with four values, as Gym's did."""
+
+    def step(self, action):
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, info
+
+
+class RewardArray(Probe):
+    """Rewards as arrays."""
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, np.ones(1), *rest
+
+
+class OtherShape(Probe):
+    """Observations that are not of the space after the first one."""
+
+    def observe(self):
+        return np.zeros(1 + self.t, np.float32)
+
+
 class Continuous(Probe):
     """Actions from an interval."""
 
