@@ -84,7 +84,15 @@ def test_what_is_no_replay_or_is_damaged_is_not_read(saved, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ArchiveError, match="damaged"):
         replay.read(path)
-    for tree, says in (({"format": 2}, "holds no replay"), ({"format": replay.FORMAT}, "holds no whole replay")):
+    rows = {"valid": np.ones((4, 2), bool), "head": 0, "env_id": "PongNoFrameskip-v4"}
+    whole = {"format": replay.FORMAT, **rows, **{name: np.zeros(8, np.uint8) for name in replay.RINGS[1:]}}
+    for tree, says in (
+        ({"format": 2}, "holds no replay"),
+        ({"format": replay.FORMAT}, "holds no whole replay"),
+        (whole | {"num_stored": 4, "frames": np.zeros((8, 7))}, "holds no whole replay"),
+        (whole | {"num_stored": 10**9, "frames": np.zeros((8, 84 * 84), np.uint8)}, "1000000000 rows of 4"),
+        (whole | {"num_stored": 4, "head": "x", "frames": np.zeros((8, 84 * 84), np.uint8)}, "holds no whole replay"),
+    ):
         with other.open("wb") as file:
             archive.write(file, tree)
         with pytest.raises(ArchiveError, match=says):

@@ -6,10 +6,12 @@ Both frameworks write the same one.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -82,6 +84,9 @@ def read(path: Path) -> SavedReplay:
         raise ArchiveError("holds no replay")
     try:
         rows, games = tree["valid"]["shape"]
+        frames, pixels = tree["frames"], rows * games * 84 * 84
+        if math.prod(frames["shape"]) * np.dtype(frames["dtype"]).itemsize != pixels or not 0 < tree["num_stored"] <= rows:
+            raise ValueError(f"{tree['num_stored']} rows of {rows}, frames {frames['shape']}")
         full = tree["num_stored"] == rows
         order = (np.arange(tree["num_stored"]) + (tree["head"] if full else 0)) % rows  # from the oldest row on
         arrays = {name: saved.fill(None, tree[name]).reshape(rows, games)[order] for name in (*RINGS[1:], "valid")}
@@ -90,11 +95,11 @@ def read(path: Path) -> SavedReplay:
         raise ArchiveError(f"holds no whole replay ({type(error).__name__}: {error})") from None
 
     def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for first, frames in saved.pieces(tree["frames"]):
-            row, game = np.divmod(np.arange(first, first + len(frames)), games)
+        for first, piece in saved.pieces(frames):
+            row, game = np.divmod(np.arange(first, first + len(piece)), games)
             step = (row - order[0]) % rows
             stored = step < len(order)
-            yield (step * games + game)[stored], frames.view(np.uint8).reshape(-1, 84, 84)[stored]
+            yield (step * games + game)[stored], piece.view(np.uint8).reshape(-1, 84, 84)[stored]
 
     return SavedReplay(**about, pieces=pieces, **arrays)
 
@@ -136,7 +141,12 @@ def _put(rb: Replay, name: str, index: np.ndarray, values: np.ndarray) -> None:
 
         ring[torch.from_numpy(index).to(ring.device)] = torch.from_numpy(values).to(ring.device)
     else:
-        import jax  # noqa: PLC0415
+        rb.rings = rings._replace(**{name: _jax_writer()(ring, index, values)})
 
-        write_entries = jax.jit(lambda ring, index, values: ring.at[index].set(values), donate_argnums=0)
-        rb.rings = rings._replace(**{name: write_entries(ring, index, values)})
+
+@functools.cache
+def _jax_writer() -> Callable[..., Any]:
+    """A function from ring, indices and values to the ring with the values there, in the memory of the old one."""
+    import jax  # noqa: PLC0415 - not in the PyTorch scripts
+
+    return jax.jit(lambda ring, index, values: ring.at[index].set(values), donate_argnums=0)
