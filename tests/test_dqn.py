@@ -315,6 +315,20 @@ def test_flags_of_the_loss_change_what_is_learned(train, vector_dqn, flag):
 
 
 @pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
+def test_what_is_logged_has_the_names_of_what_it_is(train, monkeypatch, vector_dqn):
+    td_loss = vector_dqn.td_loss
+
+    def known(*about, **settings):
+        loss, q_value = td_loss(*about, **settings)
+        return loss, 0 * q_value + 7
+
+    monkeypatch.setattr(vector_dqn, "td_loss", known)
+    logged = scalars(train(vector_dqn, *TINY_DQN))
+    assert {value for _, value in logged["losses/q_values"]} == {7}
+    assert 7 not in [value for _, value in logged["losses/td_loss"]]
+
+
+@pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
 def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(vector_dqn, capsys):
     with pytest.raises(SystemExit) as stopped:
         vector_dqn.flags.run(vector_dqn.main, vector_dqn.Args, [*TINY_DQN, "--learning-rate", "1e30"])

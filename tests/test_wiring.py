@@ -194,6 +194,16 @@ def test_everybody_is_evaluated_by_the_flags(train, monkeypatch, taught):
     assert made == [(4, 5, 1.0), (4, 5, 0.3), *[(3, 5, 0.3)] * 3], "random player, teacher, offline student, online twice"
 
 
+def test_what_dqn_logs_has_the_names_of_what_it_is(train, monkeypatch, dqn):
+    play_chain(monkeypatch, dqn)
+    td_loss = dqn.td_loss
+    monkeypatch.setattr(dqn, "td_loss", lambda *about: ((found := td_loss(*about))[0], 0 * found[1] + 7))
+    monkeypatch.setattr(dqn, "LOG_FREQUENCY", 100)
+    logged = scalars(train(dqn, *TINY))
+    assert {value for _, value in logged["losses/q_values"]} == {7}
+    assert 7 not in [value for _, value in logged["losses/td_loss"]]
+
+
 def test_metrics_have_the_names_of_what_they_are(train, taught, monkeypatch):
     """The loss is the TD loss and the weighted distillation, in both phases."""
     script, _ = taught

@@ -123,6 +123,7 @@ OF_QDAGGER = (
     ("state.learner.sync(tau=1.0)", "pass", "tests/test_qdagger.py"),
 )
 OF_VECTORS = (
+    ('METRICS = ("losses/td_loss", "losses/q_values")', 'METRICS = ("losses/q_values", "losses/td_loss")', PROBES),
     ("self.valid[self.head] = ~step.resets", "self.valid[self.head] = True", PROBES),
     ("learner.sync(args.tau, syncs)", "pass", PROBES),
     ("args.n_step, args.gamma)", "args.n_step, 0.99)", PROBES),
@@ -209,7 +210,8 @@ def choices(mutant: Mutant) -> list[str]:
     if mutant.tests != WIRING or script not in (*ATARI, *STUDENT):
         return ["not docs"]
     framework = "jax" if "jax" in script else "torch"
-    of_dqn = "(dqn_learns or dqn_is)" if script in ATARI else "not dqn_learns and not dqn_is"
+    of_dqn = "(dqn_learns or dqn_is or dqn_logs)"
+    of_dqn = of_dqn if script in ATARI else f"not {of_dqn}"
     every = f"({of_dqn} and {framework}) or (row and cleanrl.{script}])"
     flag = re.search(r"args\.(\w+)", mutant.old)
     return [f"changes and {flag[1].replace('_', '-')} and ({every})", every] if flag else [every]
