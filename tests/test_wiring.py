@@ -194,6 +194,22 @@ def test_everybody_is_evaluated_by_the_flags(train, monkeypatch, taught):
     assert made == [(4, 5, 1.0), (4, 5, 0.3), *[(3, 5, 0.3)] * 3], "random player, teacher, offline student, online twice"
 
 
+def test_the_target_network_moves_by_tau_in_both_phases_and_is_level_once_between(train, monkeypatch, taught):
+    script, _ = taught
+    shares, sync = [], script.sync
+
+    def watched(*about: Any) -> Any:
+        shares.append(about[-1])
+        return sync(*about)
+
+    monkeypatch.setattr(script, "sync", watched)
+    train(script, *TINY, *TEACHING, "--tau", "0.25")
+    level = shares.index(1.0)
+    assert set(shares[:level] + shares[level + 1 :]) == {0.25}
+    assert level >= 40 / 8
+    assert len(shares) - level > 360 / 16
+
+
 def test_what_dqn_logs_has_the_names_of_what_it_is(train, monkeypatch, dqn):
     play_chain(monkeypatch, dqn)
     td_loss = dqn.td_loss
