@@ -10,8 +10,8 @@ FAINT = 0.02
 """Weight of the distillation times `sharpness`, below which a line is printed.
 
 At temperature 0.1 and weight 3 it is 0.4 on Pong and 0.08 on Space Invaders, with the teachers in the box. There 4,000
-updates brought a student to 44% and 63% of its teacher's actions, and to 20% on Pong without distillation (docs/log.md, one
-seed). At temperature 1 and weight 1 it is 0.003 and 0.001.
+updates brought a student to 40% and 62% of its teacher's actions, and to 19% and 21% without distillation (docs/log.md,
+means of three seeds). At temperature 1 and weight 1 it is 0.003 and 0.001.
 """
 
 
