@@ -2,24 +2,24 @@
 # What a GPU is asked first, in about ten minutes: do the tests for CUDA pass, does every Atari script run, does a seed give
 # the same weights twice, and how fast is it? From the repository's root; what is found goes into FOLDER, results.txt first:
 #   bash benchmark/gpu.sh FOLDER
-# A trial without a GPU: DEVICE=cpu STEPS=64 UPDATES=2 SPEED="--rounds 1 --window 0.2" bash benchmark/gpu.sh FOLDER
+# A trial without a GPU: DEVICE=cpu STEPS=64 UPDATES=2 SPEED="--rounds 1 --window 0.2" PATIENCE=5 bash benchmark/gpu.sh FOLDER
 set -uo pipefail
 root=$PWD
 folder=$(realpath -m "${1:?usage: bash benchmark/gpu.sh FOLDER}")
-device=${DEVICE:-cuda} steps=${STEPS:-20000} status=0
+device=${DEVICE:-cuda} steps=${STEPS:-20000} patience=${PATIENCE:-1} status=0
 mkdir -p "$folder"
 export PYTHONPATH=$root
 
 note() { echo "$*" | tee -a "$folder/results.txt"; }
 part() { # NAME SECONDS COMMAND...: a part that fails or takes too long is told, and the others follow
-    if timeout "$2" "${@:3}" > "$folder/$1.txt" 2>&1; then note "$1: $(tail -n 1 "$folder/$1.txt")"; else
+    if timeout $(($2 * patience)) "${@:3}" > "$folder/$1.txt" 2>&1; then note "$1: $(tail -n 1 "$folder/$1.txt")"; else
         status=1
         note "$1: FAILED, see $1.txt: $(tail -n 1 "$folder/$1.txt")"
     fi
 }
 train() { # NAME SCRIPT FLAGS...: into FOLDER/NAME, to its end
     mkdir -p "$folder/$1"
-    (cd "$folder/$1" && timeout 240 python "$root/cleanrl/$2.py" --env-id PongNoFrameskip-v4 --seed 1 --device "$device" \
+    (cd "$folder/$1" && timeout $((240 * patience)) python "$root/cleanrl/$2.py" --env-id PongNoFrameskip-v4 --seed 1 --device "$device" \
         --total-timesteps "$steps" --learning-starts $((steps / 20)) --buffer-size "$((steps + 200))" \
         --exploration-fraction 0.5 --eval-episodes 2 --eval-max-frames 8000 --save-model "${@:3}" > log.txt 2>&1)
 }
@@ -32,7 +32,7 @@ compared() { # WHAT NAME NAME: whether two runs ended with the same weights
 }
 
 note "commit $(git rev-parse --short HEAD 2> /dev/null || echo unknown), $device, $steps steps"
-part tests 120 python -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_jax.py
+part tests 120 python -m pytest -o addopts= -p no:cacheprovider tests/test_cuda.py tests/test_cuda_jax.py
 
 teacher=(--teacher-steps "$((steps / 5))" --teacher-eval-episodes 2 --offline-steps "$((steps / 20))")
 graph=() && [ "$device" = cuda ] && graph=(--cuda-graph)
