@@ -94,10 +94,12 @@ def test_the_best_weights_and_the_twins_script(train, command):
     for weights in ("best", "last"):
         for script in ("dqn", "dqn_jax"):
             flags = ["--run", folder, "--exp-name", script, "--weights", weights, "--eval-episodes", "4"]
-            scores[weights, script] = command(enjoy, *flags)
+            lines = command(enjoy, *flags)
+            scores[weights, script] = [*lines[:-1], statistics(lines)]
         assert scores[weights, "dqn"] == scores[weights, "dqn_jax"]
     best.write_bytes(last.read_bytes())
-    assert command(enjoy, "--run", folder, "--weights", "best", "--eval-episodes", "4") == scores["last", "dqn"]
+    lines = command(enjoy, "--run", folder, "--weights", "best", "--eval-episodes", "4")
+    assert [*lines[:-1], statistics(lines)] == scores["last", "dqn"]
 
 
 @pytest.mark.parametrize(

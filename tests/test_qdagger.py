@@ -317,6 +317,7 @@ def test_an_impala_network_is_not_compiled_on_a_cpu(train):
 
 def test_default_buffers_take_at_most_8_5_gigabytes_at_a_time(qdagger):
     args, device = qdagger.Args(), torch.device("cpu") if qdagger is in_torch else jax.devices("cpu")[0]
+    qdagger.check(args)
     for size in (args.teacher_steps, args.buffer_size):  # never both: the first is freed before the second is made
         rb = qdagger.ReplayBuffer(size // 100, args.num_envs, args.n_step, args.gamma, device)
         arrays = [value for value in vars(rb).values() if isinstance(value, torch.Tensor | np.ndarray)]

@@ -182,7 +182,7 @@ class Run:
         again = self.checkpoints.where() if self.checkpoints else ""
         if again or status == "stopped":
             how = f"to go on from {again}: --resume {self.folder}" if again else f"run folder: {self.folder}"
-            notice(f"{status} in {where}; {how}")
+            notice(f"{status} {'in ' * bool(self.tracker.name)}{where}; {how}")
         if isinstance(error, FloatingPointError):
             kept = "" if again else f"; the flags of {self.folder / 'config.json'} lead there again"
             raise FloatingPointError(f"{error} ({where}{kept})") from None
