@@ -687,7 +687,7 @@ class State:
     best: Evaluation | None = None  # of the student's online evaluations
 
 
-def enter(state: State, phase: str, args: Args, buffer_device: jax.Device) -> None:
+def enter(state: State, phase: str, args: Args, buffer_device: jax.Device, num_saved: int = 0) -> None:
     """Begin a phase: other games, random states and, online, an empty buffer. Weights and Adam's moments stay."""
     online = phase == "online"
     state.phase, state.step, state.metrics = phase, 0, None
@@ -696,7 +696,7 @@ def enter(state: State, phase: str, args: Args, buffer_device: jax.Device) -> No
     state.games = None if phase == "offline" else Games(args, 5 if online else 0, args.num_envs)
     if online or state.rb is None:
         state.rb = None  # one buffer goes before the next comes
-        size = args.buffer_size if online else args.teacher_replay_size + args.teacher_steps
+        size = args.buffer_size if online else num_saved + args.teacher_steps
         state.rb = ReplayBuffer(size, args.num_envs, args.n_step, args.gamma, buffer_device)
     # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
     state.act_rng, state.sample_rng = (np.random.default_rng([args.seed, i]) for i in ((3, 4) if online else (1, 2)))
@@ -853,8 +853,8 @@ def main(args: Args) -> Path:
     keep_freed_memory()
     threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
-    replay = open_replay(args)
-    data = args.teacher_replay_size + args.teacher_steps
+    replay, num_saved = open_replay(args)
+    data = num_saved + args.teacher_steps
     for flag, size, filled in (("--teacher-steps", data, data), ("--buffer-size", args.buffer_size, args.total_timesteps)):
         in_jax.require_memory(flag, size, filled, buffer_device)
     run = Run(args, Checkpoints(args))
@@ -866,10 +866,10 @@ def main(args: Args) -> Path:
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
     args.buffer_size = flags.at_least(args, "buffer_size", least)
-    args.teacher_steps = flags.at_least(args, "teacher_steps", least - args.teacher_replay_size if args.offline_steps else 0)
+    args.teacher_steps = flags.at_least(args, "teacher_steps", least - num_saved if args.offline_steps else 0)
 
     state = State(learner, scores)
-    enter(state, run.saved_phase or first_phase(args), args, buffer_device)
+    enter(state, run.saved_phase or first_phase(args), args, buffer_device, num_saved)
     if replay is not None and not run.resumed:
         load(state.rb, replay, args)
     about = in_jax.described(device) | {"compiled": True, "bf16": learner.bf16, "threads": threads}

@@ -281,6 +281,7 @@ def test_each_way_to_use_a_teacher_runs(train, qdagger, teacher_run, monkeypatch
     folder = train(qdagger, *TINY, *flags.replace("REPLAY", str(teacher_run)).split())
     run = json.loads((folder / "config.json").read_text())
     assert run["status"] == "complete"
+    assert run["flags"]["teacher_replay_size"] == (41 if "size" in flags else 0), "as given: a sweep finds its run again"
     assert list(run["evaluations"]) == ["random", "teacher", *phases]
     assert found == ([] if held is None else [held])
 
@@ -370,10 +371,11 @@ def test_of_several_checkpoints_the_last_is_read_unless_a_file_names_another(tmp
     for number, seed in ((3, 1), (12, 2)):
         write_dopamine(tmp_path, Games(1, seed, 0.1, 0, 0), 30, 60, number)
     args = in_torch.Args(env_id="PongNoFrameskip-v4", teacher_replay=str(tmp_path), teacher_steps=0)
-    last = in_torch.open_replay(args)
+    last, _ = in_torch.open_replay(args)
     assert "checkpoint 12 of 2" in capsys.readouterr().err
     args = in_torch.Args(env_id="PongNoFrameskip-v4", teacher_replay=str(tmp_path / "add_count_ckpt.3.gz"))
-    first = in_torch.open_replay(args)
+    first, number = in_torch.open_replay(args)
+    assert number == len(first)
     np.testing.assert_array_equal(first.actions, dopamine.read(tmp_path, 3).actions)
     np.testing.assert_array_equal(last.actions, dopamine.read(tmp_path, 12).actions)
     assert not np.array_equal(first.actions[:20], last.actions[:20])

@@ -46,13 +46,13 @@ def first_phase(args: DataFlags) -> str:
     return "collection" if args.teacher_steps else "offline" if args.offline_steps else "online"
 
 
-def open_replay(args: DataFlags) -> SavedReplay | None:
-    """The saved replay that the flags name, if they name one, without its frames.
+def open_replay(args: DataFlags) -> tuple[SavedReplay | None, int]:
+    """The saved replay that the flags name, if they name one, without its frames; and how many transitions it has.
 
-    Sets `--teacher-replay-size` to the number of its transitions. Raises `BadInput`.
+    Raises `BadInput`.
     """
     if args.teacher_replay is None:
-        return None
+        return None, 0
     source = Path(args.teacher_replay)
     try:
         saved = _open(source)
@@ -68,8 +68,7 @@ def open_replay(args: DataFlags) -> SavedReplay | None:
         saved = saved.latest(args.teacher_replay_size)
     if not saved.valid.any():
         raise BadInput(FLAG, source, "holds no transition to learn from")
-    args.teacher_replay_size = len(saved)
-    return saved
+    return saved, len(saved)
 
 
 def _open(source: Path) -> SavedReplay:

@@ -113,7 +113,7 @@ OF_QDAGGER = (
         "linear_schedule(args.teacher_start_e, args.teacher_start_e",
     ),
     (
-        "size = args.buffer_size if online else args.teacher_replay_size + args.teacher_steps",
+        "size = args.buffer_size if online else num_saved + args.teacher_steps",
         "size = args.teacher_steps",
         "tests/test_qdagger.py tests/test_teacher_data.py",
     ),
