@@ -865,8 +865,8 @@ def main(args: Args) -> Path:
     teacher = player(learner.teacher_act, learner.teacher_params)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
     least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
-    args.buffer_size = flags.at_least(args, "buffer_size", least)
     args.teacher_steps = flags.at_least(args, "teacher_steps", least - num_saved if args.offline_steps else 0)
+    args.buffer_size = flags.at_least(args, "buffer_size", least)
 
     state = State(learner, scores)
     enter(state, run.saved_phase or first_phase(args), args, buffer_device, num_saved)
