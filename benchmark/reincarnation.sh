@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Ways to use a teacher, beside DQN from scratch: QDagger, kickstarting, offline training on TD alone, and the teacher's weights
 # trained further. Pong with the teacher in the box, Nature CNN, 5 seeds. The same command goes on where it was stopped.
-# From the repository's root; flags are of the sweep, FLAGS of every run, with
-# an experiment's name of their own:
+# From the repository's root; flags are of the sweep, FLAGS of every run:
 #   bash benchmark/reincarnation.sh --workers 2
 set -euo pipefail
 TEACHER=cleanrl_utils/zoo/PongNoFrameskip-v4-dqn_atari-seed1/dqn_atari.cleanrl_model
@@ -12,7 +11,7 @@ STUDENT="$SAME --student nature --offline-eval-frequency 2000 --total-timesteps 
 DATA="--teacher-steps 20000 --teacher-start-e 0.5 --offline-steps 6000"
 sweep() { # EXP_NAME SCRIPT FLAGS, then the sweep's flags
     python -m cleanrl_utils.benchmark --num-seeds 5 --env-ids PongNoFrameskip-v4 \
-        --command "python cleanrl/$2.py $3 ${FLAGS:---exp-name $1}" "${@:4}"
+        --command "python cleanrl/$2.py --exp-name $1 $3 ${FLAGS:-}" "${@:4}"
 }
 sweep qdagger qdagger_dqn_atari_impalacnn "$STUDENT $DATA" "$@"
 sweep kickstarting qdagger_dqn_atari_impalacnn "$STUDENT --offline-steps 0" "$@"

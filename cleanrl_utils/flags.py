@@ -58,7 +58,7 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     """
     guard_error_stream()
     try:
-        if not Path(getattr(sys.modules[args_class.__module__], "__file__", "")).is_file():
+        if not script_path(args_class).is_file():
             how = "save it as a file; in a notebook: from cleanrl import dqn; dqn.main(dqn.Args(total_timesteps=50_000))"
             raise BadInput("this script", "(piped or pasted)", f"a run keeps a copy of its script, so {how}")
         main(parse(args_class, sys.argv[1:] if argv is None else argv))
@@ -161,8 +161,8 @@ def run_flags(folder: Path, args_class: type) -> tuple[dict[str, Any], bool]:
 
 
 def script_path(args_class: type) -> Path:
-    """The file of the script that an `Args` is of."""
-    return Path(sys.modules[args_class.__module__].__file__ or "")
+    """The file of the script that an `Args` is of; none is there for one that was piped or pasted."""
+    return Path(getattr(sys.modules[args_class.__module__], "__file__", None) or "")
 
 
 def script_name(args_class: type) -> str:

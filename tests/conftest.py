@@ -167,6 +167,20 @@ def score(act: Act, env_id: str, episodes: int, seed: int, epsilon: float, **fla
     return evaluate(act, dqn_atari.Games(args, EVALUATION, episodes), seed, epsilon)
 
 
+def require_names_of_metrics(monkeypatch: pytest.MonkeyPatch, script: ModuleType, train: Callable[[], Path]) -> None:
+    """What a DQN script logs of an update has the names of what it is: here a mean Q-value of 7, and a loss."""
+    td_loss = script.td_loss
+
+    def known(*about: Any, **settings: Any) -> tuple[Any, Any]:
+        loss, q_value = td_loss(*about, **settings)
+        return loss, 0 * q_value + 7
+
+    monkeypatch.setattr(script, "td_loss", known)
+    logged = scalars(train())
+    assert {value for _, value in logged["losses/q_values"]} == {7}
+    assert 7 not in [value for _, value in logged["losses/td_loss"]]
+
+
 def watch_updates(monkeypatch: pytest.MonkeyPatch, script: ModuleType, look: Callable[..., Any]) -> list[Any]:
     """What `look(rb)` finds before each update of the run to come."""
     seen: list[Any] = []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cleanrl import fqi
+from cleanrl import dqn, dqn_jax, fqi
 from cleanrl_utils.evals.gym import require_vector_env, sizes
-from tests.conftest import TINY_DQN, TINY_FQI
+from tests.conftest import TINY_DQN, TINY_FQI, all_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium on environments that are odd on purpose
 
@@ -48,6 +48,7 @@ def test_environments(refused, agent, env_id, says):
     assert says in line
 
 
+@pytest.mark.parametrize("agent", [dqn, *all_slow(dqn_jax, fqi)])
 def test_a_script_without_a_file_is_told_what_to_do(agent):
     env = os.environ | {"PYTHONPATH": str(Path(agent.__file__).parents[1])}
     with Path(agent.__file__).open() as script:

@@ -83,8 +83,8 @@ def _require_file(path: Path) -> None:
         raise ModelError("is no file, or cannot be read")
     with path.open("rb") as file:
         head = file.read(32).lstrip().lower()
-    for start, what in formats.NO_MODELS.items():
-        if head.startswith(start):
+    for starts, what in formats.NO_MODELS.items():
+        if head.startswith(starts):
             raise ModelError(what)
 
 

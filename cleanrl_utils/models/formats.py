@@ -60,9 +60,8 @@ def is_flax(path: Path) -> bool:
 PREFIXES = ("module.", "_orig_mod.")
 """What torch puts before all names of a network that was wrapped, for several GPUs or compiled."""
 NO_MODELS = {
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for: `git lfs pull` fetches that",
-    b"<!doctype html": "is a web page: was a page saved in place of the file?",
-    b"<html": "is a web page: was a page saved in place of the file?",
+    (b"version https://git-lfs",): "is a pointer of Git LFS, not the file that it stands for: `git lfs pull` fetches that",
+    (b"<!doctype html", b"<html"): "is a web page: was a page saved in place of the file?",
 }
 """How files begin that are found in place of models, and what they are."""
 

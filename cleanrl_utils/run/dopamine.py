@@ -8,6 +8,7 @@ refused.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import re
@@ -46,8 +47,8 @@ def read(folder: Path, checkpoint: int) -> SavedReplay:
     rewards, size = _read(store["reward"], ("i", "u", "f"), (None,)), len(actions)
     if len({size, len(terminals), len(rewards)}) > 1 or added < 1 or not size:
         raise ArchiveError(f"holds {size} actions, {len(rewards)} rewards and {len(terminals)} terminals, {added} added")
-    for _ in _pieces(store["observation"], ("u1",), (size, 84, 84), limit=0):
-        break  # the header is right
+    with _reading(store["observation"]) as file:
+        _header(file, store["observation"].name, ("u1",), (size, 84, 84))
     if actions.min() < 0 or actions.max() > np.iinfo(np.uint8).max:
         raise ArchiveError(f"holds actions from {actions.min()} to {actions.max()}")
 
@@ -90,34 +91,43 @@ def _read(path: Path, kinds: tuple[str, ...], shape: tuple[int | None, ...]) -> 
     return np.concatenate(pieces) if shape else pieces[0][0]
 
 
-def _pieces(
-    path: Path, kinds: tuple[str, ...], shape: tuple[int | None, ...], limit: int | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Position on the first axis and values of each piece of a gzipped array whose type is of one of the `kinds`.
+def _pieces(path: Path, kinds: tuple[str, ...], shape: tuple[int | None, ...]) -> Iterator[tuple[int, np.ndarray]]:
+    """Position on the first axis and values of each piece of a gzipped array: see `_header`."""
+    with _reading(path) as file:
+        (length, *rest), dtype = _header(file, path.name, kinds, shape)
+        rows = max(1, PIECE // max(1, dtype.itemsize * math.prod(rest)))
+        for first in range(0, length, rows):
+            piece = np.empty((min(rows, length - first), *rest), dtype=dtype)
+            if file.readinto(piece.reshape(-1).view(np.uint8)) != piece.nbytes:
+                raise ArchiveError(f"has a {path.name} that is cut short")
+            yield first, piece
+        file.read(1)  # the end, where the checksum is
 
-    `limit`: only so many pieces; 0 reads the header alone.
-    """
-    name = path.name
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[gzip.GzipFile]:
+    """A gzipped file. Raises `ArchiveError` where it is not there, or is damaged."""
     try:
         with gzip.open(path) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            found, fortran, dtype = read_header(file)
-            if dtype.hasobject or fortran or not {dtype.kind, dtype.str[1:]} & {*kinds}:
-                raise ArchiveError(f"has {name} of type {dtype}")
-            if len(found) != len(shape) or any(b not in (a, None) for a, b in zip(found, shape, strict=True)):
-                raise ArchiveError(f"has {name} of shape {found}")
-            if limit == 0:
-                return
-            length, *rest = found or (1,)
-            rows = max(1, PIECE // max(1, dtype.itemsize * math.prod(rest)))
-            for first in range(0, length, rows):
-                piece = np.empty((min(rows, length - first), *rest), dtype=dtype)
-                if file.readinto(piece.reshape(-1).view(np.uint8)) != piece.nbytes:
-                    raise ArchiveError(f"has a {name} that is cut short")
-                yield first, piece
-            file.read(1)  # the end, where the checksum is
+            yield file
     except FileNotFoundError:
-        raise ArchiveError(f"lacks {name}") from None
+        raise ArchiveError(f"lacks {path.name}") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ArchiveError(f"has a {name} that cannot be read ({type(error).__name__})") from None
+        raise ArchiveError(f"has a {path.name} that cannot be read ({type(error).__name__})") from None
+
+
+def _header(
+    file: gzip.GzipFile, name: str, kinds: tuple[str, ...], shape: tuple[int | None, ...]
+) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape, (1,) of a number, and type of the array that a file holds.
+
+    Raises `ArchiveError` unless the type is of one of the `kinds`, and the shape is `shape`, where None is any length.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    found, fortran, dtype = read_header(file)
+    if dtype.hasobject or fortran or not {dtype.kind, dtype.str[1:]} & {*kinds}:
+        raise ArchiveError(f"has {name} of type {dtype}")
+    if len(found) != len(shape) or any(b not in (a, None) for a, b in zip(found, shape, strict=True)):
+        raise ArchiveError(f"has {name} of shape {found}")
+    return found or (1,), dtype

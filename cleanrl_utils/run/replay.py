@@ -23,6 +23,8 @@ FILE = "replay.zip"
 FORMAT = "replay 1"
 RINGS = ("frames", "actions", "rewards", "terminations", "truncations", "ages")
 """One entry per transition: see `ReplayBuffer` of the scripts."""
+COLUMNS = (*RINGS[1:], "valid")
+"""What is kept of each transition beside its frame."""
 
 
 class Replay(Protocol):
@@ -72,8 +74,7 @@ class SavedReplay:
                 left = index >= dropped * games
                 yield index[left] - dropped * games, frames[left]
 
-        names = ("actions", "rewards", "terminations", "truncations", "ages", "valid")
-        return replace(self, pieces=pieces, **{name: getattr(self, name)[dropped:] for name in names})
+        return replace(self, pieces=pieces, **{name: getattr(self, name)[dropped:] for name in COLUMNS})
 
 
 def read(path: Path) -> SavedReplay:
@@ -89,7 +90,7 @@ def read(path: Path) -> SavedReplay:
             raise ValueError(f"{tree['num_stored']} rows of {rows}, frames {frames['shape']}")
         full = tree["num_stored"] == rows
         order = (np.arange(tree["num_stored"]) + (tree["head"] if full else 0)) % rows  # from the oldest row on
-        arrays = {name: saved.fill(None, tree[name]).reshape(rows, games)[order] for name in (*RINGS[1:], "valid")}
+        arrays = {name: saved.fill(None, tree[name]).reshape(rows, games)[order] for name in COLUMNS}
         about = {"env_id": str(tree["env_id"]), "num_actions": tree.get("num_actions")}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ArchiveError(f"holds no whole replay ({type(error).__name__}: {error})") from None
@@ -113,12 +114,12 @@ def load(rb: Replay, saved: SavedReplay) -> None:
     """
     steps, games = saved.valid.shape
     rows, surplus = divmod(len(saved), rb.num_envs)
-    position = np.arange(games * steps).reshape(games, steps).T.ravel() - surplus  # of t * N + n, games one by one
-    in_game, in_column = (position + surplus) % steps, position % rows
-    target = np.where(position < 0, -1, in_column * rb.num_envs + position // rows)
+    place = np.arange(games * steps).reshape(games, steps).T.ravel()  # of t * N + n, in the games one by one
+    position = place - surplus
+    in_game, in_column, fits = place % steps, position % rows, position >= 0
+    target = in_column * rb.num_envs + position // rows
     reaches_over = saved.ages.ravel() > np.minimum(in_game, in_column)
     reaches_over |= np.minimum(steps - in_game, rows - in_column) <= rb.n_step
-    fits = target >= 0
     valid = (saved.valid.ravel() & ~reaches_over)[fits]
     rb.valid.reshape(-1)[target[fits]] = valid
     rb.head, rb.num_stored, rb.num_valid = rows % rb.num_rows, rows, int(valid.sum())
