@@ -233,14 +233,12 @@ class Batch(NamedTuple):
 class Rings(NamedTuple):
     """What the replay buffer keeps on its device, one entry per transition."""
 
-    frames: Array
-    """(size, 1764) uint32, 4 pixels in each: single bytes gather slowly"""
-    actions: Array
-    rewards: Array
-    terminations: Array
-    truncations: Array
-    ages: Array
-    """frames since the reset, 3 at most"""
+    frames: Array  # (size, 1764) uint32, 4 pixels in each: single bytes gather slowly
+    actions: Array  # (size,) uint8
+    rewards: Array  # (size,) float32
+    terminations: Array  # (size,) bool
+    truncations: Array  # (size,) bool
+    ages: Array  # (size,) uint8: frames since the reset, 3 at most
 
 
 class ReplayBuffer:
@@ -258,14 +256,8 @@ class ReplayBuffer:
         if self.num_rows < self.min_rows(n_step):
             raise ValueError(f"{size} transitions are too few for {num_envs} environments")
         rows = self.num_rows * num_envs
-        self.rings = Rings(
-            frames=jnp.zeros((rows, 84 * 84 // 4), dtype=jnp.uint32, device=device),
-            actions=jnp.zeros(rows, dtype=jnp.uint8, device=device),
-            rewards=jnp.zeros(rows, dtype=jnp.float32, device=device),
-            terminations=jnp.zeros(rows, dtype=jnp.bool, device=device),
-            truncations=jnp.zeros(rows, dtype=jnp.bool, device=device),
-            ages=jnp.zeros(rows, dtype=jnp.uint8, device=device),
-        )
+        flat = (jnp.zeros(rows, kind, device=device) for kind in (jnp.uint8, jnp.float32, jnp.bool, jnp.bool, jnp.uint8))
+        self.rings = Rings(jnp.zeros((rows, 84 * 84 // 4), jnp.uint32, device=device), *flat)
         self.valid = np.zeros((self.num_rows, num_envs), dtype=bool)  # False: a reset, no transition starts here
 
         self.gamma, self.device = gamma, device
@@ -460,10 +452,11 @@ def make_learn(
     update_once = jax.jit(update, donate_argnums=0, compiler_options={} if scan else in_jax.cpu_options())
 
     def learn(q_state: QState, rb: ReplayBuffer, indices: np.ndarray, *rest: Any) -> tuple[QState, Array]:
+        device = q_state.finite.device  # nothing is copied unless the buffer lives in host memory
         if scan:
-            return scanned(q_state, batch_to_device(rb.sample(indices), q_state), *rest)
+            return scanned(q_state, jax.device_put(rb.sample(indices), device), *rest)
         for index in indices:
-            q_state, metrics = update_once(q_state, batch_to_device(rb.sample(index), q_state), *rest)
+            q_state, metrics = update_once(q_state, jax.device_put(rb.sample(index), device), *rest)
         return q_state, metrics
 
     return learn
@@ -473,11 +466,6 @@ def make_learn(
 def sync(q_state: QState, tau: float) -> QState:
     """Move the target network towards the online network by the share `tau`."""
     return q_state._replace(target_params=optax.incremental_update(q_state.params, q_state.target_params, tau))
-
-
-def batch_to_device(batch: Batch, q_state: QState) -> Batch:
-    """The batch where the state is; nothing to do unless the buffer lives in host memory."""
-    return jax.device_put(batch, q_state.finite.device)
 
 
 # --- The run ---
@@ -521,7 +509,7 @@ class Learner:
 
     def update(self, rb: ReplayBuffer, indices: np.ndarray, *rates: float) -> Array:
         """Learn from the transitions at `indices` (K, B); returns the metrics of the last update."""
-        self.q_state, metrics = self.learn(self.q_state, rb, indices, *rates)  # the old state's memory is taken over
+        self.q_state, metrics = self.learn(self.q_state, rb, indices, *rates)
         return metrics
 
     def sync(self, tau: float, times: int = 1) -> None:
@@ -609,8 +597,7 @@ def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndar
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
     q_network = NatureCNN(count_actions(args))
-    params = q_network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8))
-    params = load_params(q_network, params, path)
+    params = load_params(q_network, q_network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8)), path)
     return player(jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs)), params)
 
 

@@ -273,8 +273,9 @@ def main(args: Args) -> Path:
             model = clone(regressor).fit(inputs, data.rewards)  # Q after one step: the reward
             q_values(model, data.obs[:1], num_actions)
         except (TypeError, ValueError, MemoryError) as error:  # scikit-learn looks at values of keywords only now
-            what = f"{args.regressor} {args.regressor_kwargs}"
-            raise BadInput("--regressor, --regressor-kwargs", what, first_line(error)) from None
+            what = f"{args.regressor} {args.regressor_kwargs} on {len(inputs)} transitions"
+            size = "--dataset" if known else "--n-steps"
+            raise BadInput(f"--regressor, --regressor-kwargs, {size}", what, first_line(error)) from None
 
     if args.dataset is not None and not known:
         try:

@@ -59,10 +59,10 @@ def load(args: Args) -> players.Player:
     if args.hf_repository is not None:
         return players.from_hub(args.hf_repository, args.env_id, args.exp_name, args.weights, args.revision)
     exp_name, env_id = args.exp_name or "dqn_atari", args.env_id or "PongNoFrameskip-v4"
-    if exp_name not in players.SCRIPTS:
-        raise BadInput("--exp-name", exp_name, f"must be a script: {', '.join(players.SCRIPTS)}")
+    players.import_script(exp_name, "--exp-name")
     folder = boxed(env_id, exp_name)
     if folder is None:
+        players.require_env(exp_name, env_id)  # no repository has a model for an environment that does not exist
         there = ", ".join(sorted(path.parent.name for path in ZOO.glob("*/config.json")))
         source = f"give --run, or --hf-repository cleanrl/{atari_id(env_id)}-{exp_name}-seed1"
         raise BadInput("--env-id", env_id, f"has no model of {exp_name} in the box ({there}); {source}")

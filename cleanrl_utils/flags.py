@@ -50,6 +50,30 @@ Json = Annotated[
 """Type of a flag that takes keywords: a JSON object on the command line, a mapping in a configuration file."""
 
 
+WHOLE_NUMBERS = tyro.constructors.ConstructorRegistry()
+"""Makes tyro read 1e6 as a whole number, as configuration files have it."""
+
+
+def _whole_number(texts: list[str]) -> int:
+    with contextlib.suppress(ValueError):
+        if "e" in texts[0].lower() and float(texts[0]).is_integer():
+            return int(float(texts[0]))
+    return int(texts[0])  # whose error tyro knows how to tell
+
+
+@WHOLE_NUMBERS.primitive_rule
+def _of_whole_numbers(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    if type_info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=_whole_number,
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
     """Parse the flags and call `main`; what goes wrong ends the process with one line and a status.
 
@@ -118,7 +142,7 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {module.name.removesuffix('.__main__')}" if module else f"python {sys.argv[0]}"
     try:
-        with contextlib.redirect_stderr(message):
+        with contextlib.redirect_stderr(message), WHOLE_NUMBERS:
             if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # a script's: in groups
                 about, flat = sys.modules[args_class.__module__].__doc__, (tyro.conf.OmitArgPrefixes,)
                 tyro.cli(grouped(args_class, default), prog=program, description=about, args=argv, config=flat)

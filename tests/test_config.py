@@ -73,6 +73,16 @@ def test_whole_numbers_may_be_written_with_an_exponent(tmp_path):
     args = flags.parse(dqn.Args, ["--config", "flags.yaml"])
     assert (args.total_timesteps, args.buffer_size, args.seed) == (1_000_000, 200_000, 3)
     assert isinstance(args.total_timesteps, int)
+    words = ["--total-timesteps", "1e6", "--buffer-size=2.5e5", "--seed", "7", "--checkpoint-frequency", "1e3"]
+    args = flags.parse(dqn.Args, words)
+    assert (args.total_timesteps, args.buffer_size, args.seed, args.checkpoint_frequency) == (1_000_000, 250_000, 7, 1000)
+    assert isinstance(args.total_timesteps, int)
+    assert flags.parse(dqn_vector.Args, ["--hidden-units", "1e1", "5"]).hidden_units == (10, 5)
+
+
+@pytest.mark.parametrize("number", ["1.5", "1e-3", "ten", "nan", "inf", "1e999"])
+def test_what_is_no_whole_number_is_refused(refused, number):
+    assert f"--total-timesteps {number}: must be a whole number" in refused(dqn, "--total-timesteps", number)
 
 
 @pytest.mark.parametrize("words", [["--cuda", "False"], ["--track", "True"], ["--no-compile", "true"]])

@@ -110,6 +110,9 @@ def test_the_best_weights_and_the_twins_script(train, command):
         (["--run", "nowhere"], "--run nowhere: is no run folder"),
         (["--run", "a", "--hf-repository", "b/c"], "--run a: excludes --hf-repository"),
         (["--env-id", "Pong-v99"], "--env-id Pong-v99: must be an Atari game"),
+        (["--env-id", "Qbert-v99"], "--env-id Qbert-v99: must be an Atari game"),
+        (["--env-id", "CartPol-v1", "--exp-name", "dqn"], "closest: CartPole-v1"),
+        (["--env-id", "ale_py:ALE/Qbert-v5"], "must be an Atari game like PongNoFrameskip-v4 or ALE/Pong-v5: ALE/Qbert-v5"),
         (["--revision", "main"], "--revision main: is of a repository on the Hub"),
         (["--run", str(TEACHER), "--weights", "best"], "holds no file dqn_atari-best.cleanrl_model; --weights names it"),
         (

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from ale_py.vector_env import AtariVectorEnv
 from flax import serialization
@@ -241,6 +242,32 @@ def as_left_by(kind: str, weights: dict) -> object:
         "a checkpoint": {"step": 5, "q_network_state_dict": weights, "optimizer": {"state": {0: {"step": 3}}, "lr": 1e-4}},
         "bfloat16": {name: value.bfloat16() for name, value in weights.items()},
     }[kind]
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "torch.compile"])
+def test_a_file_of_safetensors_serves_both_frameworks(kind, frames):
+    network = dqn_atari.NatureCNN(6)
+    load_into(network, TEACHER / "dqn_atari.cleanrl_model")
+    Path("other").mkdir()
+    weights = network.state_dict()
+    safetensors.torch.save_file(weights if kind == "float32" else as_left_by(kind, weights), "other/model.safetensors")
+    expected = {name: value.bfloat16().float() if kind == "bfloat16" else value for name, value in weights.items()}
+    in_torch_, in_jax_, path = dqn_atari.NatureCNN(6), dqn_atari_jax.NatureCNN(6), fetch("other", "any", None)
+    load_into(in_torch_, path)
+    assert all(torch.equal(value, expected[name]) for name, value in in_torch_.state_dict().items())
+    params = load_params(in_jax_, in_jax_.init(jax.random.key(0), frames[:1]), path)
+    np.testing.assert_array_equal(params["params"]["Dense_1"]["bias"], expected["network.9.bias"].numpy())
+
+
+@pytest.mark.parametrize("read", [load_weights, read_arrays])
+def test_a_damaged_file_of_safetensors_and_one_of_whole_numbers_are_refused(read):
+    path = Path("model.safetensors")
+    safetensors.torch.save_file({"network.0.weight": torch.zeros(3, dtype=torch.int64)}, path)
+    with pytest.raises(ModelError, match="`network.0.weight` has the type I64"):
+        read(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="cannot be read as safetensors"):
+        read(path)
 
 
 @pytest.mark.parametrize("kind", ["DataParallel", "torch.compile", "a checkpoint", "bfloat16"])

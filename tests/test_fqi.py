@@ -218,7 +218,7 @@ def test_knn_has_30_neighbours_unless_told_and_what_draws_has_the_seed():
         (["--regressor", "KMeans"], "must be knn"),
         (["--regressor-kwargs", '{"n_neighbours": 3}'], "max_depth"),
         (["--regressor-kwargs", '{"max_depth": "deep"}'], "max_depth"),
-        (["--regressor", "knn"], "n_neighbors"),  # 30 neighbours of 20 transitions
+        (["--regressor", "knn"], "--n-steps knn {} on 20 transitions: "),  # it has 30 neighbours
         (["--regressor", "StackingRegressor"], "StackingRegressor"),  # needs further regressors
         (["--regressor-kwargs", "max_depth=3"], "--regressor-kwargs"),
         (["--regressor-kwargs", "[3]"], "--regressor-kwargs"),

@@ -79,6 +79,16 @@ def test_a_failed_run_is_told_with_the_end_of_its_log_and_the_others_go_on():
     assert [stored(folder)["status"] for folder in folders()] == ["complete", "failed", "complete"]
 
 
+def test_a_run_that_dies_before_it_logs_is_told_with_the_output_of_its_job():
+    (work,) = benchmark.plan(benchmark.Args(env_ids=("CartPole-v1",), command=f"python {TOY}", num_seeds=1))
+    log = work.log
+    log.mkdir(parents=True)  # so it cannot be opened
+    status, said = sweep("--num-seeds 1", "CartPole-v1")
+    assert status == 1
+    assert "CartPole-v1 seed 1 failed; the end of runs/sweeps/jobs/" in said
+    assert f"IsADirectoryError: [Errno 21] Is a directory: '{log}'" in said
+
+
 def test_a_killed_run_goes_on_from_its_checkpoint_in_the_next_sweep():
     command = f"python {TOY} --die-seed 1"
     assert sweep("--num-seeds 1", "CartPole-v1", command=command)[0] == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
-from cleanrl_utils.benchmark.work import Work, last_lines
+from cleanrl_utils.benchmark.work import JOBS, Work, last_lines
 from cleanrl_utils.console import error_console, notice
 from cleanrl_utils.record import Latest
 
@@ -28,6 +29,16 @@ class Row:
     job: Any = None
     """submitit's handle of a worker's process, or the id of a job of Slurm's"""
     events: Latest | None = None
+
+    def __post_init__(self) -> None:
+        self.logged_before = _size(self.work.log)
+
+    @property
+    def output(self) -> Path:
+        """The file that tells why a run failed: its log, or the output of its job where that died before it could log."""
+        if self.job is None or _size(self.work.log) > self.logged_before:
+            return self.work.log
+        return JOBS / f"{getattr(self.job, 'job_id', self.job)}_0_log.out"  # submitit's name for it
 
     @property
     def name(self) -> str:
@@ -87,12 +98,17 @@ class Board:
                 notice(f"{row.name}: {row.state}")
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def report(rows: list[Row]) -> int:
     """Say how the sweep ended, with the ends of the logs of failed runs; returns the exit status."""
     for row in rows:
         if not row.state.startswith("complete"):
-            notice(f"\n{row.name} {row.state}; the end of {row.work.log}:")
-            for line in last_lines(row.work.log, TAIL):
+            notice(f"\n{row.name} {row.state}; the end of {row.output}:")
+            for line in last_lines(row.output, TAIL):
                 notice(f"    {line}")
     states = [row.state.split(" (")[0] for row in rows]
     notice(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

@@ -22,6 +22,8 @@ from cleanrl_utils.seeds import EVALUATION, env_seeds
 
 EXTRAS = {"flappy_bird_gymnasium": "flappy"}
 """Which extra of this project brings the package of an environment."""
+PACKAGES = {"FlappyBird": "flappy_bird_gymnasium", "MiniGrid": "minigrid", "highway": "highway_env"}
+"""The package of the environments whose names begin like this."""
 
 THUMBNAIL = 20
 """Pixels, per side, from which on an array of numbers is a picture."""
@@ -77,10 +79,7 @@ def require_vector_env(args: EnvFlags) -> None:
         how = f": pip install -e '.[{extra}]'" if extra else f" ({first_line(error)})"
         raise BadInput("--env-id", args.env_id, f"needs a package that is not installed{how}") from None
     except gym.error.Error as error:
-        close = [] if args.env_id in gym.registry else difflib.get_close_matches(args.env_id, gym.registry, n=3)
-        hint = f"; closest: {', '.join(close)}" if close else ""
-        if args.env_id.startswith("ALE/") or "NoFrameskip" in args.env_id:
-            hint = "; Atari games are for cleanrl/dqn_atari.py"
+        hint = "" if args.env_id in gym.registry else _hint(args.env_id)
         raise BadInput("--env-id", args.env_id, f"cannot be made ({first_line(error)}){hint}") from None
     except Exception as error:  # whatever an environment says to keywords that it does not know
         flags = f"{args.env_id} {args.env_kwargs}"
@@ -102,6 +101,16 @@ def require_vector_env(args: EnvFlags) -> None:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
     _require_contract(env, args.env_id)
     env.close()
+
+
+def _hint(env_id: str) -> str:
+    """What an id that Gymnasium does not know may have been meant to be."""
+    if env_id.startswith("ALE/") or "NoFrameskip" in env_id:
+        return "; Atari games are for cleanrl/dqn_atari.py"
+    package = next((package for name, package in PACKAGES.items() if env_id.startswith(name)), None)
+    if package is None and (close := difflib.get_close_matches(env_id, gym.registry, n=3)):
+        return f"; closest: {', '.join(close)}"
+    return "" if ":" in env_id else f"; an environment of another package is named with it: {package or 'package'}:{env_id}"
 
 
 def _require_contract(env: gym.Env, env_id: str) -> None:

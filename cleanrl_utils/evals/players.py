@@ -90,6 +90,18 @@ def import_script(name: str, flag: str) -> ModuleType:
         raise BadInput(flag, name, missing(error, ",".join(extras))) from None
 
 
+def require_env(name: str, env_id: str) -> None:
+    """Raise `BadInput` for an environment that does not exist, or that a script cannot play."""
+    if "atari" in name:
+        from cleanrl_utils.evals import atari  # noqa: PLC0415 - needs an extra
+
+        atari.game_settings(env_id)
+    else:
+        from cleanrl_utils.evals import gym  # noqa: PLC0415 - as above
+
+        gym.require_vector_env(import_script(name, "--exp-name").Args(env_id=env_id))
+
+
 def from_folder(
     folder: str, flag: str, env_id: str | None = None, exp_name: str | None = None, weights: Weights = "last"
 ) -> Player:

@@ -51,6 +51,8 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     if formats.is_flax(path):
         weights = _read(lambda: formats.to_torch(formats.read_flax(path)))
         return {key: torch.tensor(value, dtype=torch.float32) for key, value in weights.items()}
+    if formats.is_safetensors(path):
+        return {key: torch.tensor(value) for key, value in _read(lambda: formats.read_safetensors(path)).items()}
     of_sb3 = formats.is_sb3(path)
     file = _read(lambda: formats.open_sb3(path)) if of_sb3 else path
     _read(lambda: torch_zip.require_uncompressed(file))
@@ -73,6 +75,8 @@ def read_arrays(path: Path) -> formats.Weights:
     _require_file(path)
     if formats.is_flax(path):
         return _read(lambda: formats.read_flax(path))
+    if formats.is_safetensors(path):
+        return _read(lambda: formats.to_flax(formats.read_safetensors(path)))
     if formats.is_sb3(path):
         return _read(lambda: formats.to_flax(formats.from_sb3(torch_zip.read_torch(formats.open_sb3(path)))))
     return _read(lambda: formats.to_flax(torch_zip.read_torch(path)))
@@ -167,7 +171,8 @@ def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: 
     *_, last = expected
     for key, shape in expected.items():
         if found[key] != shape:
-            of_actions = re.split("[./]", key)[:-1] == re.split("[./]", last)[:-1]
+            layer = [name for name in expected if re.split("[./]", name)[:-1] == re.split("[./]", last)[:-1]]
+            of_actions = key in layer and any(found[name] != expected[name] for name in layer if len(expected[name]) == 1)
             of_layers = "another environment, or other sizes of layers (--hidden-units, --student)?"
             hint = "another game's number of actions?" if of_actions else of_layers
             raise ModelError(f"has `{key}` of shape {found[key]}, not {shape}; {hint}")

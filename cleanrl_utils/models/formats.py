@@ -1,4 +1,4 @@
-"""The formats of published weights, torch's state_dict and flax's msgpack, read as NumPy arrays by name.
+"""The formats of published weights, torch's state_dict, safetensors and flax's msgpack, read as NumPy arrays by name.
 
 Reading needs neither framework, so that either kind serves a script of either. An archive of Stable-Baselines3 holds a
 state_dict under other names. Nothing in a file is executed.
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgpack
 import numpy as np
+import safetensors
 
 from cleanrl_utils.console import notice
 
@@ -87,6 +88,35 @@ def state_dict(entries: object, is_tensor: Callable[[object], bool]) -> object:
 def from_bfloat16(memory: bytes) -> np.ndarray:
     """Numbers of bfloat16, which NumPy does not have: they are the upper halves of float32."""
     return (np.frombuffer(memory, "<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+# --- safetensors ---
+
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+"""Types of numbers in a safetensors file, as NumPy names them; bfloat16 comes beside them."""
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors does: the length of a header in JSON, and the header."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+
+
+def read_safetensors(path: Path) -> Weights:
+    """The arrays in a safetensors file, by the names of a state_dict. Raises `FormatError`."""
+    try:
+        entries = dict(safetensors.deserialize(path.read_bytes()))
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"cannot be read as safetensors ({error})") from None
+    arrays = {}
+    for name, entry in entries.items():
+        kind, memory = entry["dtype"], bytes(entry["data"])
+        if kind != "BF16" and kind not in SAFETENSORS:
+            raise FormatError(f"is not a state_dict of plain tensors: `{name}` has the type {kind}")
+        flat = from_bfloat16(memory) if kind == "BF16" else np.frombuffer(memory, SAFETENSORS[kind])
+        arrays[name] = flat.reshape(entry["shape"])
+    return state_dict(arrays, lambda entry: isinstance(entry, np.ndarray))
 
 
 # --- Stable-Baselines3 ---

@@ -115,8 +115,9 @@ def explained(flag: str, source: str, hint: str = "--teacher-model-exp-name name
 def fetch(source: str, filename: str, revision: str | None, exact: bool = False) -> Path:
     """The model file of a local folder or a Hub repository; of one that holds a single model, that one, unless `exact`.
 
-    A model is a `.cleanrl_model` file or, where there is none, a zip archive of Stable-Baselines3 or a `.pth` file. The path
-    of a file is that file. Raises `ModelError`, or the errors of the Hub's client: call it under `explained`.
+    A model is a `.cleanrl_model` file or, where there is none, a zip archive of Stable-Baselines3, or a `.pth` or
+    `.safetensors` file. The path of a file is that file. Raises `ModelError`, or the errors of the Hub's client: call it
+    under `explained`.
     """
     from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download  # noqa: PLC0415
 
@@ -189,4 +190,4 @@ def _models(names: list[str]) -> list[str]:
     archives = sorted(
         name for name in names if name.endswith(".zip") and name not in ("train_eval_metrics.zip", "replay.zip")
     )
-    return ours or archives or sorted(name for name in names if name.endswith((".pth", ".pt")))
+    return ours or archives or sorted(name for name in names if name.endswith((".pth", ".pt", ".safetensors")))
