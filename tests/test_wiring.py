@@ -165,6 +165,57 @@ def test_online_a_student_learns_the_values_of_the_chain(train, taught):
     assert q_values(script, train(script, *flags)) == pytest.approx(VALUES, abs=0.1)
 
 
+def acting(monkeypatch, script: ModuleType, games: list[Any]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each step that a script will learn in: the greedy actions, those of its network and those of its target network."""
+    acted, learners, epsilon_greedy, make = [], [], script.epsilon_greedy, script.Learner.__init__
+
+    def made(learner: Any, *about: Any) -> None:
+        learners.append(learner)
+        make(learner, *about)
+
+    def watched(greedy: np.ndarray, *about: Any) -> np.ndarray:
+        (learner,), obs = learners, games[-1].obs
+        if "jax" in script.__name__:
+            policies = [script.player(learner.act, getattr(learner.q_state, name)) for name in ("params", "target_params")]
+        else:
+            policies = [script.player(network, learner.device) for network in (learner.q_network, learner.target_network)]
+        acted.append((greedy, *(policy(obs) for policy in policies)))
+        return epsilon_greedy(greedy, *about)
+
+    monkeypatch.setattr(script.Learner, "__init__", made)
+    monkeypatch.setattr(script, "epsilon_greedy", watched)
+    return acted
+
+
+NO_SYNC = ["--target-network-frequency", "100000", "--learning-rate", "1e-2"]
+
+
+def test_dqn_acts_by_the_network_that_learns(train, monkeypatch, dqn):
+    acted = acting(monkeypatch, dqn, play_chain(monkeypatch, dqn))
+    train(dqn, *TINY, *NO_SYNC)
+    assert all(np.array_equal(greedy, own) for greedy, own, _ in acted)
+    assert any((own != target).any() for _, own, target in acted), "or this could not fail"
+
+
+def test_online_the_student_acts_by_its_own_network(train, monkeypatch, taught):
+    script, games = taught
+    acted = acting(monkeypatch, script, games)
+    train(script, *TINY, *TEACHING, *NO_SYNC, "--distill-coefficient", "0")
+    online = acted[80 // 4 :]
+    assert len(online) == 400 / 4
+    assert all(np.array_equal(greedy, own) for greedy, own, _ in online)
+    assert any((own != BEST[at]).any() for (_, own, _), (at, *_) in zip(online, games[-2].history, strict=True))
+
+
+def test_the_exploration_of_the_student_goes_on_from_the_offline_phase(train, monkeypatch, taught):
+    script, _ = taught
+    monkeypatch.setattr(script, "LOG_FREQUENCY", 4)
+    flags = "--exploration-fraction 0.5 --schedule-timesteps 800 --end-e 0.1".split()
+    found = dict(scalars(train(script, *TINY, *TEACHING, *flags))["charts/epsilon"])
+    # 40 updates offline, then 4 steps at a time: on a line from 1 to 0.1 over 400 of both.
+    assert found == pytest.approx({step: max(0.1, 1 - 0.9 * (40 + step - 4) / 400) for step in range(4, 404, 4)})
+
+
 EVALUATING = ["--eval-episodes", "3", "--eval-epsilon", "0.3", "--seed", "5", "--eval-frequency", "200"]
 
 

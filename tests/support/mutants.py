@@ -164,7 +164,8 @@ MUTANTS = [
     Mutant(UTILS + "seeds.py", "[seed, purpose, environment, number]", "[seed, purpose, number]", ALL_GAMES),
     Mutant(UTILS + "seeds.py", "[seed, purpose, environment, number]", "[seed, environment, number]", ALL_GAMES),
     Mutant(UTILS + "evals/play.py", "returns += step.rewards * running", "returns += step.rewards", GAMES),
-    Mutant(UTILS + "evals/play.py", "np.sign(step.rewards) * running", "step.rewards * running", GAMES),
+    Mutant(UTILS + "evals/play.py", "np.sign(step.rewards) * running", "step.rewards * running",
+           "tests/test_enjoy.py::test_clipped_returns_are_the_sums_of_the_signs"),
     Mutant(UTILS + "evals/play.py", "[seed, EVALUATION, game]", "[seed, EVALUATION]", GAMES),
     Mutant(UTILS + "evals/gym.py", "if resets.any() and self.purpose != EVALUATION", "if False", "tests/test_episodes.py"),
 ]  # fmt: skip
