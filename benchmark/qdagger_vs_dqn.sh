@@ -9,7 +9,7 @@ SAME="--device cpu --no-compile --eval-frequency 5000 --eval-episodes 5 --eval-m
     --buffer-size 50000 --learning-starts 1000 --train-frequency 8 --huber --n-step 3 --save-model"
 python -m cleanrl_utils.benchmark --num-seeds 3 --env-ids PongNoFrameskip-v4 --command "python \
     cleanrl/qdagger_dqn_atari_impalacnn.py $SAME --student nature --teacher-steps 20000 --teacher-start-e 0.5 \
-    --offline-steps 8000 --offline-eval-frequency 2000 --temperature 0.03 --start-e 0.01 --total-timesteps 30000 ${FLAGS:-}" "$@" || status=$?
+    --offline-steps 8000 --offline-eval-frequency 2000 --temperature 0.03 --distill-coefficient 1 --start-e 0.01 --total-timesteps 30000 ${FLAGS:-}" "$@" || status=$?
 python -m cleanrl_utils.benchmark --num-seeds 3 --env-ids PongNoFrameskip-v4 --command "python \
     cleanrl/dqn_atari.py $SAME --total-timesteps 50000 ${FLAGS:-}" "$@" || status=$?
 exit $status
