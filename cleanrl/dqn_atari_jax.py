@@ -234,11 +234,11 @@ class Rings(NamedTuple):
     """What the replay buffer keeps on its device, one entry per transition."""
 
     frames: Array  # (size, 1764) uint32, 4 pixels in each: single bytes gather slowly
-    actions: Array  # (size,) uint8
-    rewards: Array  # (size,) float32
-    terminations: Array  # (size,) bool
-    truncations: Array  # (size,) bool
-    ages: Array  # (size,) uint8: frames since the reset, 3 at most
+    actions: Array
+    rewards: Array
+    terminations: Array
+    truncations: Array
+    ages: Array  # frames since the reset, 3 at most
 
 
 class ReplayBuffer:
@@ -256,8 +256,14 @@ class ReplayBuffer:
         if self.num_rows < self.min_rows(n_step):
             raise ValueError(f"{size} transitions are too few for {num_envs} environments")
         rows = self.num_rows * num_envs
-        flat = (jnp.zeros(rows, kind, device=device) for kind in (jnp.uint8, jnp.float32, jnp.bool, jnp.bool, jnp.uint8))
-        self.rings = Rings(jnp.zeros((rows, 84 * 84 // 4), jnp.uint32, device=device), *flat)
+        self.rings = Rings(
+            frames=jnp.zeros((rows, 84 * 84 // 4), dtype=jnp.uint32, device=device),
+            actions=jnp.zeros(rows, dtype=jnp.uint8, device=device),
+            rewards=jnp.zeros(rows, dtype=jnp.float32, device=device),
+            terminations=jnp.zeros(rows, dtype=jnp.bool, device=device),
+            truncations=jnp.zeros(rows, dtype=jnp.bool, device=device),
+            ages=jnp.zeros(rows, dtype=jnp.uint8, device=device),
+        )
         self.valid = np.zeros((self.num_rows, num_envs), dtype=bool)  # False: a reset, no transition starts here
 
         self.gamma, self.device = gamma, device

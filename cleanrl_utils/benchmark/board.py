@@ -107,8 +107,9 @@ def report(rows: list[Row]) -> int:
     """Say how the sweep ended, with the ends of the logs of failed runs; returns the exit status."""
     for row in rows:
         if not row.state.startswith("complete"):
-            notice(f"\n{row.name} {row.state}; the end of {row.output}:")
-            for line in last_lines(row.output, TAIL):
+            output = row.output
+            notice(f"\n{row.name} {row.state}; the end of {output}:")
+            for line in last_lines(output, TAIL):
                 notice(f"    {line}")
     states = [row.state.split(" (")[0] for row in rows]
     notice(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))

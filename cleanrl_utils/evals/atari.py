@@ -71,8 +71,8 @@ def game_settings(env_id: str) -> tuple[str, float]:
         games = [name.removesuffix(suffix) for name, s in gym.registry.items() if _is_atari(s) and name.endswith(suffix)]
         close = difflib.get_close_matches(re.sub(r"^ALE/|(NoFrameskip|Deterministic)?(-.*)?$", "", env_id), games, n=3)
         hint = f"; closest: {', '.join(game + suffix for game in close)}" if close else ""
-        if env_id.removeprefix("ale_py:") in gym.registry:
-            hint = f": {env_id.removeprefix('ale_py:')}"
+        if (bare := env_id.removeprefix("ale_py:")) != env_id and bare in gym.registry:
+            hint = f": {bare}"
         raise BadInput("--env-id", env_id, f"must be an Atari game like PongNoFrameskip-v4 or ALE/Pong-v5{hint}")
     settings = dict(spec.kwargs)
     game, sticky = settings.pop("game"), settings.pop("repeat_action_probability", 0.25)  # the default of ale-py

@@ -169,10 +169,10 @@ def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: 
     for odd in sorted(found.keys() - expected.keys()):
         raise ModelError(f"is not a {network}: it has `{odd}` besides")
     *_, last = expected
+    outputs = [name for name in expected if re.split("[./]", name)[:-1] == re.split("[./]", last)[:-1]]  # weights and bias
+    same_actions = all(found[name] == expected[name] for name in outputs if len(expected[name]) == 1)
     for key, shape in expected.items():
         if found[key] != shape:
-            layer = [name for name in expected if re.split("[./]", name)[:-1] == re.split("[./]", last)[:-1]]
-            of_actions = key in layer and any(found[name] != expected[name] for name in layer if len(expected[name]) == 1)
             of_layers = "another environment, or other sizes of layers (--hidden-units, --student)?"
-            hint = "another game's number of actions?" if of_actions else of_layers
+            hint = "another game's number of actions?" if key in outputs and not same_actions else of_layers
             raise ModelError(f"has `{key}` of shape {found[key]}, not {shape}; {hint}")
