@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# DQN on Atari: 1M steps (4M frames), 5 seeds of Pong and Breakout, then 3 of BeamRider and Space Invaders. The same command
-# goes on where it was stopped. From the repository's root; flags are of the sweep, FLAGS of every run:
+# Atari in a million steps (4M frames): QDagger with the teachers in the box, and DQN; 5 seeds of Pong and Breakout, then 3 of
+# BeamRider and Space Invaders. The same command goes on where it was stopped. From the repository's root; flags are of the
+# sweep, FLAGS of every run:
 #   bash benchmark/atari_1m.sh --workers 2
-set -euo pipefail
-both() {
-    python -m cleanrl_utils.benchmark --num-seeds 1 --start-seed "$1" --env-ids "$2" "$3" \
-        --command "python cleanrl/dqn_atari.py --config benchmark/configs/atari_1m.yaml --save-replay ${FLAGS:-}" "${@:4}"
+# GAMES and SEEDS choose others:
+#   GAMES=PongNoFrameskip-v4 SEEDS=1 bash benchmark/atari_1m.sh
+set -uo pipefail
+status=0
+sweep() { # SCRIPT CONFIG SEEDS GAMES, then the sweep's flags
+    python -m cleanrl_utils.benchmark --num-seeds "$3" --env-ids $4 \
+        --command "python cleanrl/$1.py --config benchmark/configs/$2.yaml ${FLAGS:-}" "${@:5}" || status=$?
 }
-for seed in 1 2 3 4 5; do both $seed PongNoFrameskip-v4 BreakoutNoFrameskip-v4 "$@"; done
-for seed in 1 2 3; do both $seed BeamRiderNoFrameskip-v4 SpaceInvadersNoFrameskip-v4 "$@"; done
+both() { # SEEDS GAMES, then the sweep's flags
+    sweep qdagger_dqn_atari_impalacnn qdagger_1m "$@"
+    sweep dqn_atari atari_1m "$@"
+}
+if [ -n "${GAMES:-}" ]; then both "${SEEDS:-5}" "$GAMES" "$@"; else
+    both 5 "PongNoFrameskip-v4 BreakoutNoFrameskip-v4" "$@"
+    both 3 "BeamRiderNoFrameskip-v4 SpaceInvadersNoFrameskip-v4" "$@"
+fi
+exit $status

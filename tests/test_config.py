@@ -61,6 +61,7 @@ def test_the_files_in_benchmark_configs_are_accepted():
         "dqn_flappybird": (dqn_vector, dqn_jax),
         "space_invaders": (dqn, dqn_atari_jax),
         "atari_1m": (dqn, dqn_atari_jax),
+        "qdagger_1m": (qdagger, qdagger_jax),
     }
     assert {file.stem for file in files} == scripts.keys()
     for file in files:
