@@ -1,6 +1,8 @@
-"""The picture of docs/benchmark/atari.md, from the evaluations beside it. Needs the extra `plots`.
+"""The picture of docs/benchmark/atari.md, from the evaluations in a folder.
 
     python benchmark/atari_curves.py docs/benchmark/atari
+
+Needs the extra `plots`.
 """
 
 from __future__ import annotations

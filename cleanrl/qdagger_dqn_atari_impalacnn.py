@@ -26,7 +26,7 @@ from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
-from cleanrl_utils.evals.teacher import warn_if_faint
+from cleanrl_utils.evals.teacher import warn_if_blind, warn_if_faint
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
@@ -603,10 +603,11 @@ class Learner:
         sync(self.q_network, self.target_network, 1 - (1 - tau) ** times)
 
     @torch.no_grad()
-    def teacher_values(self, rb: ReplayBuffer, args: Args) -> np.ndarray:
-        """The teacher's Q-values (8 * batch_size, A) of some of the observations in `rb`."""
+    def q_values(self, rb: ReplayBuffer, args: Args) -> tuple[np.ndarray, np.ndarray]:
+        """Q-values (8 * batch_size, A) of the teacher and of the student, for some of the observations in `rb`."""
         (index,) = in_torch.to_device(rb.draw(8, args.batch_size, np.random.default_rng(0)).reshape(1, -1), rb.frames.device)
-        return self.teacher_network(rb.sample(index).obs.to(self.device)).cpu().numpy()
+        obs = rb.sample(index).obs.to(self.device)
+        return self.teacher_network(obs).cpu().numpy(), self.q_network(obs).cpu().numpy()
 
     def set_rates(self, coefficient: float, learning_rate: float) -> None:
         """Set the distillation coefficient and Adam's learning rate, in place."""
@@ -677,7 +678,8 @@ def train_offline(state: State, args: Args, run: Run) -> None:
     update = learner.updater(rb, args)
     lr_start, lr_end, _ = learning_rates(args)
     if state.step == 0:
-        warn_if_faint(learner.teacher_values(rb, args), args.temperature, args.distill_coefficient)
+        teacher_values, _ = learner.q_values(rb, args)
+        warn_if_faint(teacher_values, args.temperature, args.distill_coefficient)
     run.begin("offline training", args.offline_steps, state, "updates")
     while state.step < args.offline_steps:
         if state.step and crossed(state.step - 1, 1, args.offline_eval_frequency):
@@ -698,6 +700,8 @@ def train_offline(state: State, args: Args, run: Run) -> None:
             run.save(state)
     run.advance(state.step)
     read_metrics(state.metrics, OFFLINE_METRICS)  # so that no loss goes unseen
+    _, student_values = learner.q_values(rb, args)
+    warn_if_blind(student_values)
     run.save(state)
 
 

@@ -28,7 +28,7 @@ from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
-from cleanrl_utils.evals.teacher import warn_if_faint
+from cleanrl_utils.evals.teacher import warn_if_blind, warn_if_faint
 from cleanrl_utils.huggingface import push, require_upload
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
@@ -649,11 +649,12 @@ class Learner:
         self.q_state, metrics = self.learn(self.q_state, rb, indices, learning_rate, coefficient, self.teacher_params)
         return metrics
 
-    def teacher_values(self, rb: ReplayBuffer, args: Args) -> np.ndarray:
-        """The teacher's Q-values (8 * batch_size, A) of some of the observations in `rb`."""
+    def q_values(self, rb: ReplayBuffer, args: Args) -> tuple[np.ndarray, np.ndarray]:
+        """Q-values (8 * batch_size, A) of the teacher and of the student, for some of the observations in `rb`."""
         index = jnp.asarray(rb.draw(8, args.batch_size, np.random.default_rng(0)).ravel())
         obs = jax.device_put(rb.sample(index).obs, self.device)
-        return np.asarray(self.teacher_network.apply(self.teacher_params, obs))
+        values = self.teacher_network.apply(self.teacher_params, obs), self.q_network.apply(self.q_state.params, obs)
+        return np.asarray(values[0]), np.asarray(values[1])
 
     def sync(self, tau: float, times: int = 1) -> None:
         """Move the target network towards the online network by the share `tau`, `times` times."""
@@ -722,7 +723,8 @@ def train_offline(state: State, args: Args, run: Run) -> None:
     learner.warm_up(rb, args, 1)
     lr_start, lr_end, _ = learning_rates(args)
     if state.step == 0:
-        warn_if_faint(learner.teacher_values(rb, args), args.temperature, args.distill_coefficient)
+        teacher_values, _ = learner.q_values(rb, args)
+        warn_if_faint(teacher_values, args.temperature, args.distill_coefficient)
     run.begin("offline training", args.offline_steps, state, "updates")
     while state.step < args.offline_steps:
         if state.step and crossed(state.step - 1, 1, args.offline_eval_frequency):
@@ -744,6 +746,8 @@ def train_offline(state: State, args: Args, run: Run) -> None:
             run.save(state)
     run.advance(state.step)
     read_metrics(state.metrics, OFFLINE_METRICS)  # so that no loss goes unseen
+    _, student_values = learner.q_values(rb, args)
+    warn_if_blind(student_values)
     run.save(state)
 
 

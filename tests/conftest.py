@@ -113,6 +113,36 @@ def twin_is_slow(torch_script: Any, jax_script: Any) -> list[Any]:
     return [torch_script, *all_slow(jax_script)]
 
 
+def evaluations(monkeypatch: pytest.MonkeyPatch, script: ModuleType) -> list[tuple[Any, ...]]:
+    """Of each evaluation that a script will make: how many games, the seed, epsilon and what else it is told."""
+    made, evaluate = [], script.evaluate
+
+    def watched(act: Any, games: Any, *about: Any) -> Any:
+        made.append((games.num_games, *about))
+        return evaluate(act, games, *about)
+
+    monkeypatch.setattr(script, "evaluate", watched)
+    return made
+
+
+WITHOUT: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
+"""Weights of the runs that other flags are compared with, by script and flags."""
+
+
+@pytest.fixture
+def unchanged(train):
+    """Whether a run with more flags ends with the weights of the run without them."""
+
+    def same(script: ModuleType, *flags: str, more: str) -> bool:
+        key = (script.__name__, *flags)
+        if key not in WITHOUT:
+            WITHOUT[key] = weights(script, train(script, *flags))
+        found = weights(script, train(script, *flags, *more.split()))
+        return all(torch.equal(WITHOUT[key][name], found[name]) for name in found)
+
+    return same
+
+
 @pytest.fixture(params=DQN, ids=["torch", "jax"])
 def dqn(request: pytest.FixtureRequest) -> ModuleType:
     """Each of the two DQN scripts."""

@@ -25,7 +25,7 @@ from cleanrl_utils.models import files
 from cleanrl_utils.models.files import load_into, load_params, save_params, save_weights
 from cleanrl_utils.run.tracker import Tracker
 from cleanrl_utils.seeds import EVALUATION, TRAINING
-from tests.conftest import TINY_DQN, VECTOR_DQN, require_names_of_metrics, scalars, twin_is_slow, weights
+from tests.conftest import TINY_DQN, VECTOR_DQN, evaluations, require_names_of_metrics, scalars, twin_is_slow, weights
 from tests.support import pages
 from tests.test_maths import ONLINE, TARGET, TD_LOSSES
 
@@ -307,11 +307,26 @@ def test_twins_have_the_same_loss_and_gradients(double_q, huber):
         assert np.abs(found["kernel"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("flag", ["--double-q", "--huber"])
-def test_flags_of_the_loss_change_what_is_learned(train, vector_dqn, flag):
-    flags = [*TINY_DQN, "--total-timesteps", "300", "--save-model"]
-    plain, other = (weights(vector_dqn, train(vector_dqn, *flags, *more)) for more in ([], [flag]))
-    assert not all(torch.equal(plain[key], other[key]) for key in plain)
+FLAGS = (
+    "--seed 2|--gamma 0.9|--learning-rate 1e-3|--tau 0.3|--target-network-frequency 30|--batch-size 16|--start-e 0.2"
+    "|--end-e 0|--exploration-fraction 1|--schedule-timesteps 3000|--learning-starts 150|--train-frequency 2|--n-step 3"
+    "|--double-q|--huber|--num-envs 2|--buffer-size 50|--hidden-units 8"
+).split("|")
+
+
+@pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_flag_of_the_algorithm_changes_what_is_learned(unchanged, vector_dqn, flag):
+    flags = [*TINY_DQN, "--total-timesteps", "300", "--end-e", "0.5", "--save-model"]
+    assert not unchanged(vector_dqn, *flags, more=flag)
+
+
+@pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])
+def test_evaluations_are_by_the_flags(train, monkeypatch, vector_dqn):
+    made = evaluations(monkeypatch, vector_dqn)
+    flags = "--eval-episodes 3 --eval-epsilon 0.3 --eval-max-steps 7 --seed 5 --eval-frequency 200 --total-timesteps 300"
+    train(vector_dqn, *TINY_DQN, *flags.split())
+    assert made == [(3, 5, 0.3, 7)] * 2, "after 200 steps, and at the end"
 
 
 @pytest.mark.parametrize("vector_dqn", twin_is_slow(*VECTOR_DQN), ids=["torch", "jax"])

@@ -296,3 +296,11 @@ def test_a_faint_distillation_is_told_with_a_temperature_that_fits(capsys):
         teacher.warn_if_faint(q_values, temperature, weight)
     teacher.warn_if_faint(q_values[:0], 1.0, 1.0)
     assert capsys.readouterr().err == ""
+
+
+def test_a_student_that_sees_nothing_is_told(capsys):
+    teacher.warn_if_blind(np.tile(np.float32([-1.9, -1.8]), (4, 1)))
+    assert capsys.readouterr().err.startswith("the student's Q-values are the same for every observation")
+    teacher.warn_if_blind(np.float32([[-1.9, -1.8], [-1.9, -1.7999]]))
+    teacher.warn_if_blind(np.zeros((0, 2), np.float32))
+    assert capsys.readouterr().err == ""

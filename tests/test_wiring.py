@@ -15,7 +15,7 @@ from ale_py.vector_env import AtariVectorEnv
 
 from cleanrl_utils.models.files import load_into, load_params
 from cleanrl_utils.seeds import EVALUATION, TRAINING, env_seeds
-from tests.conftest import DQN, QDAGGER, all_slow, require_names_of_metrics, scalars, twin_is_slow, weights
+from tests.conftest import DQN, QDAGGER, all_slow, evaluations, require_names_of_metrics, scalars, twin_is_slow
 from tests.support.chain import VALUES, play_chain, stacks
 
 TINY = (
@@ -110,6 +110,14 @@ def test_the_student_takes_over_its_teachers_actions_offline(train, taught):
     flags = "--offline-steps 150 --distill-coefficient 10 --temperature 0.3 --total-timesteps 8".split()
     folder = train(script, *TINY, *TEACHING, *flags)
     assert (q_values(script, folder, "-offline").argmax(1) == BEST).all()
+
+
+def test_a_student_that_offline_training_leaves_blind_is_told(train, taught, capsys):
+    script, _ = taught
+    flags = "--offline-steps 40 --huber --total-timesteps 8 --learning-rate".split()
+    for learning_rate, told in (("0.1", True), ("1e-4", False)):
+        train(script, *TINY, *TEACHING, *flags, learning_rate)
+        assert ("Q-values are the same for every observation" in capsys.readouterr().err) == told
 
 
 def test_the_distillation_fades_by_the_students_return_between_random_and_teacher(train, taught, monkeypatch):
@@ -219,18 +227,6 @@ def test_the_exploration_of_the_student_goes_on_from_the_offline_phase(train, mo
 EVALUATING = ["--eval-episodes", "3", "--eval-epsilon", "0.3", "--seed", "5", "--eval-frequency", "200"]
 
 
-def evaluations(monkeypatch, script: ModuleType) -> list[tuple[int, int, float]]:
-    """Of each evaluation that a script will make: how many games, the seed, epsilon."""
-    made, evaluate = [], script.evaluate
-
-    def watched(act: Any, games: Any, seed: int, epsilon: float) -> Any:
-        made.append((games.num_games, seed, epsilon))
-        return evaluate(act, games, seed, epsilon)
-
-    monkeypatch.setattr(script, "evaluate", watched)
-    return made
-
-
 def test_dqn_is_evaluated_by_the_flags(train, monkeypatch, dqn):
     play_chain(monkeypatch, dqn)
     made = evaluations(monkeypatch, dqn)
@@ -297,23 +293,6 @@ QDAGGER_FLAGS = (
     "|--distill-coefficient 5|--distill-decay-steps 60|--teacher-steps 160|--teacher-start-e 1|--teacher-end-e 1"
     "|--offline-steps 41|--buffer-size 40"
 ).split("|")
-
-
-WITHOUT: dict[str, dict[str, torch.Tensor]] = {}
-"""Weights of each script's run without more flags."""
-
-
-@pytest.fixture
-def unchanged(train):
-    """Whether a run with more flags ends with the weights of the run without them."""
-
-    def same(script: ModuleType, *flags: str, more: str) -> bool:
-        if script.__name__ not in WITHOUT:
-            WITHOUT[script.__name__] = weights(script, train(script, *flags))
-        found = weights(script, train(script, *flags, *more.split()))
-        return all(torch.equal(WITHOUT[script.__name__][key], found[key]) for key in found)
-
-    return same
 
 
 @pytest.mark.parametrize("flag", DQN_FLAGS)

@@ -1,4 +1,4 @@
-"""Whether a teacher's values say anything at a temperature."""
+"""Whether the values of a teacher, at a temperature, and of a student say anything."""
 
 from __future__ import annotations
 
@@ -39,4 +39,13 @@ def warn_if_faint(q_values: np.ndarray, temperature: float, weight: float) -> No
         fits = f"--temperature {fitting_temperature(q_values):.2g} would fit the gaps between its Q-values"
         notice(
             f"--temperature {temperature:g}: the teacher's policy is {1 - sharp:.1%} uniform, so it teaches little; {fits}"
+        )
+
+
+def warn_if_blind(q_values: np.ndarray) -> None:
+    """Print a line where a student's values (B, A) do not depend on the observation: no gradient passes a dead layer."""
+    if len(q_values) and np.allclose(q_values, q_values[0], rtol=1e-5, atol=1e-6):
+        notice(
+            "the student's Q-values are the same for every observation: a layer of its network is dead and can learn no "
+            "more; begin again with another --seed"
         )
