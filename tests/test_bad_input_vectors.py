@@ -25,8 +25,8 @@ def tiny(agent) -> list[str]:
     [
         ("CartPol-v1", "closest: CartPole-v1"),
         ("CartPole-v9", "cannot be made"),
-        ("MiniGrid-Empty-5x5-v0", "is named with it: minigrid:MiniGrid-Empty-5x5-v0"),
-        ("Taxiing-Together-v0", "is named with it: package:Taxiing-Together-v0"),
+        ("MiniGrid-Empty-5x5-v0", "name both: minigrid:MiniGrid-Empty-5x5-v0"),
+        ("Taxiing-Together-v0", "name both: PACKAGE:Taxiing-Together-v0"),
         ("tests.support.probes:Continuous-v0", "finite set of actions"),
         ("Pendulum-v1", "finite set of actions"),
         ("tests.support.probes:Images-v0", "shows images (84, 84, 3)"),

@@ -110,7 +110,7 @@ def _hint(env_id: str) -> str:
     package = next((package for name, package in PACKAGES.items() if env_id.startswith(name)), None)
     if package is None and (close := difflib.get_close_matches(env_id, gym.registry, n=3)):
         return f"; closest: {', '.join(close)}"
-    return "" if ":" in env_id else f"; an environment of another package is named with it: {package or 'package'}:{env_id}"
+    return "" if ":" in env_id else f"; if it comes from another package, name both: {package or 'PACKAGE'}:{env_id}"
 
 
 def _require_contract(env: gym.Env, env_id: str) -> None:
