@@ -7,13 +7,13 @@
 #   GAMES=PongNoFrameskip-v4 SEEDS=1 bash benchmark/atari_1m.sh
 set -uo pipefail
 status=0
-sweep() { # SCRIPT CONFIG SEEDS GAMES, then the sweep's flags
+sweep() { # SCRIPT FLAGS SEEDS GAMES, then the sweep's flags
     python -m cleanrl_utils.benchmark --num-seeds "$3" --env-ids $4 \
-        --command "python cleanrl/$1.py --config benchmark/configs/$2.yaml ${FLAGS:-}" "${@:5}" || status=$?
+        --command "python cleanrl/$1.py --config benchmark/configs/$2 ${FLAGS:-}" "${@:5}" || status=$?
 }
 both() { # SEEDS GAMES, then the sweep's flags
-    sweep qdagger_dqn_atari_impalacnn qdagger_1m "$@"
-    sweep dqn_atari atari_1m "$@"
+    sweep qdagger_dqn_atari_impalacnn qdagger_1m.yaml "$@"
+    sweep dqn_atari "atari_1m.yaml --save-replay" "$@"
 }
 if [ -n "${GAMES:-}" ]; then both "${SEEDS:-5}" "$GAMES" "$@"; else
     both 5 "PongNoFrameskip-v4 BreakoutNoFrameskip-v4" "$@"
