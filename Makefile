@@ -1,7 +1,7 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
 # make quickstart-jax   the same by the JAX twin
 # make test         the tests that a change wants run again and again, all but those marked slow: 10 minutes on 2 cores
-# make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: half an hour
+# make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: 40 minutes
 # make mutants      breaks the wiring of the scripts in many places, one at a time, and sees tests fail (hours)
 # make system-deps  what the tests of clusters and of the site need: Slurm and Chromium, from Debian's packages (else they skip)
 # make twin-diff    how much the scripts of the two frameworks have in common
