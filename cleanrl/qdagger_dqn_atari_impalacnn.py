@@ -603,11 +603,10 @@ class Learner:
         sync(self.q_network, self.target_network, 1 - (1 - tau) ** times)
 
     @torch.no_grad()
-    def q_values(self, rb: ReplayBuffer, args: Args) -> tuple[np.ndarray, np.ndarray]:
-        """Q-values (8 * batch_size, A) of the teacher and of the student, for some of the observations in `rb`."""
+    def q_values(self, network: nn.Module, rb: ReplayBuffer, args: Args) -> np.ndarray:
+        """Q-values (8 * batch_size, A) by `network` of some of the observations in `rb`."""
         (index,) = in_torch.to_device(rb.draw(8, args.batch_size, np.random.default_rng(0)).reshape(1, -1), rb.frames.device)
-        obs = rb.sample(index).obs.to(self.device)
-        return self.teacher_network(obs).cpu().numpy(), self.q_network(obs).cpu().numpy()
+        return network(rb.sample(index).obs.to(self.device)).cpu().numpy()
 
     def set_rates(self, coefficient: float, learning_rate: float) -> None:
         """Set the distillation coefficient and Adam's learning rate, in place."""
@@ -678,7 +677,7 @@ def train_offline(state: State, args: Args, run: Run) -> None:
     update = learner.updater(rb, args)
     lr_start, lr_end, _ = learning_rates(args)
     if state.step == 0:
-        teacher_values, _ = learner.q_values(rb, args)
+        teacher_values = learner.q_values(learner.teacher_network, rb, args)
         warn_if_faint(teacher_values, args.temperature, args.distill_coefficient)
     run.begin("offline training", args.offline_steps, state, "updates")
     while state.step < args.offline_steps:
@@ -700,7 +699,7 @@ def train_offline(state: State, args: Args, run: Run) -> None:
             run.save(state)
     run.advance(state.step)
     read_metrics(state.metrics, OFFLINE_METRICS)  # so that no loss goes unseen
-    _, student_values = learner.q_values(rb, args)
+    student_values = learner.q_values(learner.q_network, rb, args)
     warn_if_blind(student_values)
     run.save(state)
 

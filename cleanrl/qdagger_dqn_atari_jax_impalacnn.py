@@ -649,12 +649,10 @@ class Learner:
         self.q_state, metrics = self.learn(self.q_state, rb, indices, learning_rate, coefficient, self.teacher_params)
         return metrics
 
-    def q_values(self, rb: ReplayBuffer, args: Args) -> tuple[np.ndarray, np.ndarray]:
-        """Q-values (8 * batch_size, A) of the teacher and of the student, for some of the observations in `rb`."""
+    def q_values(self, network: nn.Module, rb: ReplayBuffer, args: Args) -> np.ndarray:
+        """Q-values (8 * batch_size, A) by `network` of some of the observations in `rb`."""
         index = jnp.asarray(rb.draw(8, args.batch_size, np.random.default_rng(0)).ravel())
-        obs = jax.device_put(rb.sample(index).obs, self.device)
-        values = self.teacher_network.apply(self.teacher_params, obs), self.q_network.apply(self.q_state.params, obs)
-        return np.asarray(values[0]), np.asarray(values[1])
+        return np.asarray(network(jax.device_put(rb.sample(index).obs, self.device)))
 
     def sync(self, tau: float, times: int = 1) -> None:
         """Move the target network towards the online network by the share `tau`, `times` times."""
@@ -723,7 +721,7 @@ def train_offline(state: State, args: Args, run: Run) -> None:
     learner.warm_up(rb, args, 1)
     lr_start, lr_end, _ = learning_rates(args)
     if state.step == 0:
-        teacher_values, _ = learner.q_values(rb, args)
+        teacher_values = learner.q_values(learner.teacher_network.bind(learner.teacher_params), rb, args)
         warn_if_faint(teacher_values, args.temperature, args.distill_coefficient)
     run.begin("offline training", args.offline_steps, state, "updates")
     while state.step < args.offline_steps:
@@ -746,7 +744,7 @@ def train_offline(state: State, args: Args, run: Run) -> None:
             run.save(state)
     run.advance(state.step)
     read_metrics(state.metrics, OFFLINE_METRICS)  # so that no loss goes unseen
-    _, student_values = learner.q_values(rb, args)
+    student_values = learner.q_values(learner.q_network.bind(learner.q_state.params), rb, args)
     warn_if_blind(student_values)
     run.save(state)
 
