@@ -1,4 +1,4 @@
-# make quickstart   the main job: a Pong teacher distilled into a student that plays, in under 10 minutes on 2 cores
+# make quickstart   the main job: a Pong teacher distilled into a student that plays, in 8 to 14 minutes on 2 modern cores
 # make quickstart-jax   the same by the JAX twin
 # make test         the tests that a change wants run again and again, all but those marked slow: 10 minutes on 2 cores
 # make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: 40 minutes
@@ -14,7 +14,7 @@ PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constra
 .PHONY: quickstart quickstart-jax system-deps test test-all mutants check twin-diff docs lock clean
 
 quickstart: .venv/run
-	@echo 'About 8 minutes on 2 cores with fast bfloat16, 40 without. Evaluation, teacher games, offline and online training.'
+	@echo '8 to 14 minutes on 2 cores with fast bfloat16, 40 without. Evaluation, teacher games, offline and online training.'
 	.venv/bin/python cleanrl/qdagger_dqn_atari_impalacnn.py --config benchmark/configs/quickstart.yaml $(FLAGS)
 	.venv/bin/python -m cleanrl_utils.curves
 
@@ -44,6 +44,7 @@ check: .venv/dev .venv/lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/poetry/bin/poetry check --lock
+	.venv/poetry/bin/uv lock --check --quiet
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # How much the scripts of the two frameworks have in common; ARGS=--lines shows what differs.
@@ -54,17 +55,17 @@ docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve
 
 # An environment of another Python, left by an older command, is made anew. (Parsed first: make looks for the file only once.)
-FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 ifneq ($(wildcard .venv/bin/python),)
   ifneq ($(shell .venv/bin/python -c '$(FITS)' 2>&1 || echo other),)
-    $(info .venv has another Python than 3.11 to 3.13: making it anew)
+    $(info .venv has another Python than 3.11 to 3.14: making it anew)
     $(shell rm -rf .venv)
   endif
 endif
 
 # Installed once, and again when what is to be installed has changed. Each target is a stamp in the environment.
 .venv/bin/python:
-	@$(PYTHON) -c '$(FITS)' || { echo "Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is another: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c '$(FITS)' || { echo "Python 3.11 to 3.14 is needed, and $(PYTHON) is another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
 .venv/run: .venv/bin/python pyproject.toml requirements/constraints.txt
@@ -80,14 +81,15 @@ endif
 	$(PIP) rliable 'pandas<3'  # tests compare statistics with it; no extra, since Poetry takes very long to lock what it needs
 	touch $@
 
-# Poetry has many dependencies and checks one file, so it has an environment of its own.
+# Poetry has many dependencies and checks one file, so it has an environment of its own; uv, which checks another, shares it.
 .venv/lint: .venv/bin/python
 	$(PYTHON) -m venv .venv/poetry
-	.venv/poetry/bin/python -m pip install --quiet 'poetry==2.5.1'
+	.venv/poetry/bin/python -m pip install --quiet 'poetry==2.5.1' 'uv==0.13.9'
 	touch $@
 
 lock: .venv/lint
 	.venv/poetry/bin/poetry lock
+	.venv/poetry/bin/uv lock
 
 clean:
 	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis

@@ -1,3 +1,8 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["qdagger"]
+# tool.uv.sources.qdagger = { path = "..", editable = true }
+# ///
 """DQN for vector observations in PyTorch (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
 
 Twin in JAX: dqn_jax.py. Documentation: docs/rl-algorithms/dqn.md; the road here: docs/tutorial/from-q-learning-to-dqn.md.

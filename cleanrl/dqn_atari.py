@@ -1,3 +1,8 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["qdagger[atari]"]
+# tool.uv.sources.qdagger = { path = "..", editable = true }
+# ///
 """DQN on Atari (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
 
 Twin in JAX: dqn_atari_jax.py. Documentation: docs/rl-algorithms/dqn.md.

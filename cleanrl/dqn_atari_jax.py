@@ -1,3 +1,8 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["qdagger[atari,jax]"]
+# tool.uv.sources.qdagger = { path = "..", editable = true }
+# ///
 """DQN on Atari in JAX (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
 
 Twin in PyTorch: dqn_atari.py. Documentation: docs/rl-algorithms/dqn.md.

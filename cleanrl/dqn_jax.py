@@ -1,3 +1,8 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["qdagger[jax]"]
+# tool.uv.sources.qdagger = { path = "..", editable = true }
+# ///
 """DQN for vector observations in JAX (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
 
 Twin in PyTorch: dqn.py. Documentation: docs/rl-algorithms/dqn.md; the road here: docs/tutorial/from-q-learning-to-dqn.md.

@@ -1,3 +1,8 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["qdagger[fqi]"]
+# tool.uv.sources.qdagger = { path = "..", editable = true }
+# ///
 """Fitted Q-Iteration (Ernst et al. 2005, https://jmlr.org/papers/v6/ernst05a.html) with any regressor of scikit-learn.
 
 Learns offline, from transitions of a random policy. Documentation: docs/rl-algorithms/fqi.md; the road from here to DQN:

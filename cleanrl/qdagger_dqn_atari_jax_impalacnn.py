@@ -1,3 +1,8 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["qdagger[atari,jax]"]
+# tool.uv.sources.qdagger = { path = "..", editable = true }
+# ///
 """QDagger on Atari in JAX (Agarwal et al. 2022, https://arxiv.org/abs/2206.01626): a student that starts from a teacher.
 
 Twin in PyTorch: qdagger_dqn_atari_impalacnn.py. Documentation: docs/rl-algorithms/qdagger.md.

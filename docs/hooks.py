@@ -1,4 +1,4 @@
-"""What the site has beside its pages: formulas as MathML, and the files that the pages link to, as pages of their own.
+"""What the site has beside its pages: formulas as MathML, the files that the pages link to, and tabs for pip, uv and Poetry.
 
 A page links to `../../cleanrl/dqn_atari.py#td_loss`: on a code host that is the file, on the site the function on its page.
 So links to code are checked by `mkdocs build --strict`, nothing here comes from elsewhere, and formulas need no script.
@@ -11,6 +11,7 @@ import html
 import posixpath
 import re
 from pathlib import Path
+from textwrap import indent
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -19,6 +20,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
 PICTURES = (".png", ".gif", ".svg")
+SCRIPT = re.compile(r"\bpython (cleanrl/\w+\.py)(.*)")
+COMMANDS = re.compile(r"^```(?:bash|shell)\n((?:(?!```).*\n)+)```$", re.M)
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".toml": "toml"}
 
 
@@ -47,6 +50,8 @@ def on_page_markdown(markdown: str, page, config: MkDocsConfig, files: Files) ->
     uri = page.file.src_uri
     if uri.startswith("source/") and uri.count(".") > 1:  # code
         return markdown
+    if uri.startswith("rl-algorithms/"):
+        markdown = COMMANDS.sub(with_tabs, markdown)
     origin = uri.removeprefix("source/") if uri.startswith("source/") else f"docs/{uri}"
 
     def to_page(link: re.Match[str]) -> str:
@@ -68,6 +73,32 @@ def on_page_content(content: str, page, config: MkDocsConfig, files: Files) -> s
         return f"<{match[1]} class='formula'>{mathml}</{match[1]}>"
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', formula, content, flags=re.S)
+
+
+def with_tabs(commands: re.Match[str]) -> str:
+    """A block of commands that run scripts, for each of three ways to install what the scripts need; others as they are."""
+    block = commands[1]
+    extras = sorted({extra for script, rest in SCRIPT.findall(block) for extra in extras_of(script, rest)})
+    if not SCRIPT.search(block):
+        return commands[0]
+
+    def by_uv(command: re.Match[str]) -> str:
+        return " ".join(["uv run", *(f"--extra {extra}" for extra in extras_of(*command.groups())), command[0]])
+
+    install = "pip install -c requirements/constraints.txt -e " + (f'".[{",".join(extras)}]"' if extras else ".")
+    poetry_install = "poetry install" + (f' --extras "{" ".join(extras)}"' if extras else "")
+    ways = {
+        "pip": f"{install}\n{block}",
+        "uv": SCRIPT.sub(by_uv, block),
+        "Poetry": f"{poetry_install}\n" + SCRIPT.sub(r"poetry run \g<0>", block),
+    }
+    return "\n\n".join(f'=== "{way}"\n\n' + indent(f"```bash\n{text}```", "    ") for way, text in ways.items())
+
+
+def extras_of(script: str, rest: str) -> list[str]:
+    """The extras that a script names in its header, and the rest of its command in a comment."""
+    (needed,) = re.findall(r'^# dependencies = \["qdagger(.*)"\]$', (ROOT / script).read_text(encoding="utf-8"), re.M)
+    return list(dict.fromkeys([*re.findall(r"\w+", needed), *re.findall(r"the extra `(\w+)`", rest)]))
 
 
 def target(origin: str, link: str) -> str:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,25 @@ def test_qdagger_has_cleanrls_flags_and_defaults(qdagger):
     }
     assert {name: getattr(args, name) for name in expected} == expected
     assert (args.temperature, args.distill_coefficient) == (0.1, 3.0), "the paper's: CleanRL's distil next to nothing"
+
+
+BROUGHT = {"jax": "jax", "flax": "jax", "optax": "jax", "sklearn": "fqi", "cleanrl_utils.evals.atari": "atari"}
+"""The extra that brings what a script imports."""
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_the_header_of_a_script_asks_for_what_it_imports(path):
+    """`uv run cleanrl/dqn.py` makes an environment from it (PEP 723)."""
+    source = path.read_text()
+    header = source[: source.index('"""')].splitlines()
+    assert (header[0], header[-1]) == ("# /// script", "# ///")
+    asked = tomllib.loads("\n".join(line.removeprefix("# ") for line in header[1:-1]))
+    project = tomllib.loads((SCRIPTS.parent / "pyproject.toml").read_text())["project"]
+    imported = re.findall(r"^ *(?:from|import) ([\w.]+)", source, re.M)
+    extras = sorted({BROUGHT[name] for name in imported + [name.split(".")[0] for name in imported] if name in BROUGHT})
+    assert asked["dependencies"] == [project["name"] + (f"[{','.join(extras)}]" if extras else "")]
+    assert project["requires-python"].startswith(f"{asked['requires-python']},")
+    assert (path.parent / asked["tool"]["uv"]["sources"]["qdagger"]["path"]).resolve() == SCRIPTS.parent
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)

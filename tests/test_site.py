@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import html
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +93,21 @@ def tab(browser: playwright.Browser, address: str) -> Iterator[tuple[playwright.
 
 def brightness(colour: str) -> float:
     return sum(float(part) for part in colour.strip("rgba()").split(",")[:3]) / 3
+
+
+def test_commands_of_the_algorithms_pages_have_tabs_for_pip_uv_and_poetry(site):
+    page = html.unescape(re.sub("<[^>]*>", "", (site / "rl-algorithms/dqn/index.html").read_text(encoding="utf-8")))
+    lines = [line.split("  #")[0].rstrip() for line in page.splitlines()]
+    for line in (
+        'pip install -c requirements/constraints.txt -e ".[flappy,jax]"',
+        "python cleanrl/dqn.py --config benchmark/configs/dqn_cartpole.yaml",
+        "uv run python cleanrl/dqn.py --config benchmark/configs/dqn_cartpole.yaml",
+        "uv run --extra atari --extra jax python cleanrl/dqn_atari_jax.py --env-id BreakoutNoFrameskip-v4",
+        "uv run --extra flappy python cleanrl/dqn.py --config benchmark/configs/dqn_flappybird.yaml",
+        'poetry install --extras "flappy jax"',
+        "poetry run python cleanrl/dqn_atari.py --help",
+    ):
+        assert line in lines, line
 
 
 @pytest.mark.slow
