@@ -2,6 +2,7 @@
 # make quickstart-jax   the same by the JAX twin
 # make test         the tests that a change wants run again and again, all but those marked slow: 10 minutes on 2 cores
 # make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: 40 minutes
+# make test-newest  some of the tests on the newest packages that the index has, in an environment of its own
 # make mutants      breaks the wiring of the scripts in many places, one at a time, and sees tests fail (hours)
 # make system-deps  what the tests of clusters and of the site need: Slurm and Chromium, from Debian's packages (else they skip)
 # make twin-diff    how much the scripts of the two frameworks have in common
@@ -11,7 +12,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
 
-.PHONY: quickstart quickstart-jax system-deps test test-all mutants check twin-diff docs lock clean
+.PHONY: quickstart quickstart-jax system-deps test test-all test-newest mutants check twin-diff docs lock clean
 
 quickstart: .venv/run
 	@echo '8 to 14 minutes on 2 cores with fast bfloat16, 40 without. Evaluation, teacher games, offline and online training.'
@@ -36,6 +37,12 @@ test: .venv/dev
 
 test-all: .venv/dev
 	$(PYTEST)
+
+NEWEST := maths replay twins dqn fqi formats
+test-newest: .venv/bin/python
+	$(PYTHON) -m venv .venv/newest
+	.venv/newest/bin/python -m pip install --quiet --upgrade --editable '.[atari,jax,fqi,flappy,plots,video,dev]'
+	OMP_NUM_THREADS=1 .venv/newest/bin/python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(NEWEST:%=tests/test_%.py)
 
 mutants: .venv/dev
 	.venv/bin/python -m tests.support.mutants $(ARGS)

@@ -1,4 +1,4 @@
-"""What the site has beside its pages: formulas as MathML, the files that the pages link to, and tabs for pip, uv and Poetry.
+"""What the site has beside its pages: formulas as MathML, files that pages link to, notebooks, tabs for pip, uv and Poetry.
 
 A page links to `../../cleanrl/dqn_atari.py#td_loss`: on a code host that is the file, on the site the function on its page.
 So links to code are checked by `mkdocs build --strict`, nothing here comes from elsewhere, and formulas need no script.
@@ -16,6 +16,8 @@ from textwrap import indent
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import ExtractOutputPreprocessor
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
@@ -42,7 +44,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             content = text if name.endswith(".md") else source_page(name, text)
             files.append(File.generated(config, page_of(name), content=content))
             todo += linked(name, text) if name.endswith(".md") else []
+    for path in sorted(ROOT.glob("docs/tutorial/solutions/*.ipynb")):
+        add_notebook(files, config, path)
     return files
+
+
+def add_notebook(files: Files, config: MkDocsConfig, path: Path) -> None:
+    """Add the page of a solved notebook, with what it prints and draws."""
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(ExtractOutputPreprocessor(extract_output_types={"image/png", "image/gif"}), enabled=True)
+    text, resources = exporter.from_filename(str(path), {"unique_key": path.stem})
+    for name, picture in resources["outputs"].items():
+        files.append(File.generated(config, f"tutorial/{name}", content=picture))
+    title, _, rest = text.partition("\n")
+    about = f"The solved notebook. To download: [the exercises]({path.name}), [the solutions](solutions/{path.name})."
+    files.append(File.generated(config, f"tutorial/{path.stem}.md", content=f"{title}\n\n{about}\n{rest}"))
 
 
 def on_page_markdown(markdown: str, page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs passes names

@@ -82,8 +82,12 @@ def check_extras(words: tuple[str, ...]) -> None:
 def test_commands_have_files_and_flags_that_exist(command: Command, monkeypatch):
     monkeypatch.chdir(ROOT)
     program, *rest = command.words
-    if program == "poetry" and rest[0] == "run":
-        program, *rest = rest[1:]
+    if program in ("poetry", "uv") and rest[0] == "run":
+        rest = rest[1:]
+        while rest[0] == "--extra":
+            assert rest[1] in EXTRAS
+            rest = rest[2:]
+        program, *rest = rest if rest[0] == "python" else ["python", *rest]
     words = (program, *rest)
     if program == "make":
         assert rest
@@ -106,7 +110,7 @@ def test_commands_have_files_and_flags_that_exist(command: Command, monkeypatch)
             words = ("python", *rest[place:])
         check_flags(*module_of(words))
     else:
-        assert program in ("tensorboard", "wandb", "hf", "python")
+        assert program in ("tensorboard", "wandb", "hf", "python", "docker")
 
 
 RUNNABLE = [command for command in COMMANDS if command.language == "bash" and not command.page.startswith("docs/tutorial")]

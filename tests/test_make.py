@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -63,3 +64,20 @@ def test_uv_installs_the_versions_that_are_tested():
     both = tested.keys() & locked.keys()
     assert {"torch", "jax", "gymnasium", "ale-py", "numpy"} <= both
     assert {name: locked[name] for name in both} == {name: tested[name] for name in both}
+
+
+def test_the_containers_install_extras_that_exist_and_the_tested_torch():
+    """Read, not built: that needs a container engine."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (torch,) = re.findall(r"^torch==(\S+)$", (ROOT / "requirements/constraints.txt").read_text(), re.M)
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    asked = re.findall(r"EXTRAS=(\S+)", dockerfile)
+    assert len(asked) == 2
+    assert {extra for extras_asked in asked for extra in extras_asked.split(",")} <= extras.keys()
+    stamps = set(re.findall(r"\.venv/run\S*", dockerfile))
+    assert stamps == {".venv/run", ".venv/run-jax"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{stamp}: " in makefile for stamp in (*stamps, ".venv/dev"))
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert f"torch=={torch} " in container["postCreateCommand"]
+    assert container["postCreateCommand"].endswith("make .venv/dev")
