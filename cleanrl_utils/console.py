@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -15,6 +16,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 SHOW_AFTER = 2.0
 """Seconds after which work without a progress bar of its own is shown."""
+SILENCE, LONGEST_SILENCE = 10.0, 60.0
+"""Seconds between lines where there is no terminal: at first, and from ten minutes on."""
 
 
 class ErrorStream:
@@ -76,20 +79,35 @@ def output(text: str) -> None:
     print(text)  # noqa: T201 - the result of a command
 
 
+def keep_saying(say: Callable[[], None], ended: threading.Event) -> None:
+    """Start a thread that calls `say` every now and then until `ended`: the work itself may be busy for minutes."""
+    started = time.monotonic()
+
+    def repeat() -> None:
+        while not ended.wait(min(max(SILENCE, (time.monotonic() - started) / 10), LONGEST_SILENCE)):
+            say()
+
+    threading.Thread(target=repeat, daemon=True).start()
+
+
 @contextlib.contextmanager
 def working(text: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A spinner with `text` and the time it has taken; with a bar, if `total` is known, which the function moves on.
 
-    Where there is no terminal, `text` is a line, if the work takes longer than `SHOW_AFTER`.
+    Where there is no terminal, `text` is a line, if the work takes longer than `SHOW_AFTER`, and comes again with the time, now
+    and then.
     """
     console = error_console()
     columns = SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()
+    started, ended = time.monotonic(), threading.Event()
     line = threading.Timer(SHOW_AFTER, notice, [text])
     if not console.is_terminal:
         line.start()
+        keep_saying(lambda: notice(f"{text}: {time.monotonic() - started:.0f} s"), ended)
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as spinner:
             task = spinner.add_task(text, total=total)
             yield functools.partial(spinner.advance, task)
     finally:
         line.cancel()
+        ended.set()

@@ -53,6 +53,7 @@ def test_the_files_in_benchmark_configs_are_accepted():
     files = sorted(CONFIGS.glob("*.yaml"))
     scripts = {
         "quickstart": (qdagger, qdagger_jax),
+        "quickstart_small": (qdagger, qdagger_jax),
         "qdagger": (qdagger, qdagger_jax),
         "qdagger_paper": (qdagger, qdagger_jax),
         "cleanrl_torch": (qdagger, qdagger_jax),

@@ -161,7 +161,7 @@ def test_a_tracker_that_refuses_leaves_no_folder(refused, monkeypatch, settings,
 
 
 def test_where_there_is_no_terminal_lines_say_how_far_a_run_is(train, capsys, monkeypatch):
-    monkeypatch.setattr(tracker, "SAY_AFTER", 0.001)
+    monkeypatch.setattr(console, "LONGEST_SILENCE", 0.001)
     folder = train(dqn_vector, *TINY_DQN, "--total-timesteps", "300")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"run folder: {folder}"
@@ -171,7 +171,7 @@ def test_where_there_is_no_terminal_lines_say_how_far_a_run_is(train, capsys, mo
 
 
 def test_a_line_comes_now_and_then_whatever_the_loop_is_busy_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracker, "SAY_AFTER", 0.001)
+    monkeypatch.setattr(console, "LONGEST_SILENCE", 0.001)
     lines, enough = [], threading.Event()
 
     def notice(line: str) -> None:
@@ -198,9 +198,17 @@ def test_long_work_without_a_bar_is_a_line_where_there_is_no_terminal(capsys, mo
     assert not capsys.readouterr().err
     monkeypatch.setattr(console, "SHOW_AFTER", 0.0)
     said = threading.Event()
-    monkeypatch.setattr(console, "notice", lambda line: said.set() if line == "compiling" else None)
+    again = threading.Event()
+
+    def notice(line: str) -> None:
+        (said if line == "compiling" else again).set()
+        assert re.fullmatch(r"compiling(: \d+ s)?", line)
+
+    monkeypatch.setattr(console, "notice", notice)
+    monkeypatch.setattr(console, "LONGEST_SILENCE", 0.001)
     with console.working("compiling"):
         assert said.wait(30)
+        assert again.wait(30)
 
 
 @pytest.mark.parametrize("script", [dqn_vector, fqi], ids=["dqn", "fqi"])

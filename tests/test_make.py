@@ -51,6 +51,14 @@ def test_an_environment_is_made_anew_only_where_its_python_does_not_fit(version,
     assert Path(".venv").exists() == fits
 
 
+@pytest.mark.parametrize(("flag", "config"), [("avx512_bf16", "quickstart"), ("", "quickstart_small")])
+def test_a_processor_without_fast_bfloat16_trains_the_smaller_student(flag, config):
+    command = ["make", "--dry-run", "quickstart", f"FAST={flag}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert f"--config benchmark/configs/{config}.yaml" in done.stdout
+    assert (ROOT / "benchmark/configs" / f"{config}.yaml").is_file()
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("requirements/requirements*.txt")), ids=lambda path: path.name)
 def test_the_requirements_hold_the_versions_that_are_tested(path):
     assert path.read_text().splitlines()[0] == "-c constraints.txt"

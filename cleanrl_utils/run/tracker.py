@@ -12,13 +12,10 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cleanrl_utils.console import error_console, notice
+from cleanrl_utils.console import error_console, keep_saying, notice
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.record import event_files
 from cleanrl_utils.run.sinks import Sink
-
-SAY_AFTER = 60.0
-"""Seconds between lines where the error stream is no terminal."""
 
 
 class Tracker:
@@ -42,7 +39,7 @@ class Tracker:
         self.bar.start()
         self.closed = threading.Event()
         if self.bar.disable:
-            threading.Thread(target=self._say_now_and_then, daemon=True).start()
+            keep_saying(self.say, self.closed)
 
     def begin(self, name: str, total: int, unit: str, first: int) -> None:
         """Begin a loop at its step `first`: a new line of the progress bar and a new clock for `rate`."""
@@ -59,11 +56,6 @@ class Tracker:
             rate = self.rate()
             text = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
             self.bar.update(self.task, completed=done, rate=text, latest=self.latest)
-
-    def _say_now_and_then(self) -> None:
-        """A thread of its own, since a loop may be busy with something else for minutes."""
-        while not self.closed.wait(SAY_AFTER):
-            self.say()
 
     def say(self) -> None:
         """Where there is no terminal, print a line: how far the loop is, how fast, and what it is doing."""
