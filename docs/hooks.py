@@ -17,7 +17,7 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
-from nbconvert.preprocessors import ExtractOutputPreprocessor
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
@@ -51,9 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def add_notebook(files: Files, config: MkDocsConfig, path: Path) -> None:
     """Add the page of a solved notebook, with what it prints and draws."""
-    exporter = MarkdownExporter()
-    exporter.register_preprocessor(ExtractOutputPreprocessor(extract_output_types={"image/png", "image/gif"}), enabled=True)
-    text, resources = exporter.from_filename(str(path), {"unique_key": path.stem})
+    pictures = {"ExtractOutputPreprocessor": {"extract_output_types": {"image/png", "image/gif"}}}
+    text, resources = MarkdownExporter(config=Config(pictures)).from_filename(str(path), {"unique_key": path.stem})
     for name, picture in resources["outputs"].items():
         files.append(File.generated(config, f"tutorial/{name}", content=picture))
     title, _, rest = text.partition("\n")

@@ -86,7 +86,8 @@ def solution(text: Path, repository: str = REPOSITORY) -> NotebookNode:
 
 def execute(made: NotebookNode, folder: Path, allow_errors: bool = False) -> None:
     """Run the cells in a folder, in an environment of which this process's Python is a part. Raises CellExecutionError."""
-    client = NotebookClient(made, timeout=3600, allow_errors=allow_errors, resources={"metadata": {"path": str(folder)}})
+    place = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(made, timeout=3600, allow_errors=allow_errors, coalesce_streams=True, resources=place)
     client.execute()
     for cell in made.cells:
         cell.metadata = NotebookNode()  # of when each ran
