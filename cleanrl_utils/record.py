@@ -86,6 +86,15 @@ def read_events(path: Path) -> list[Event]:
     return list(new_events(PyRecordReader_New(str(path))))
 
 
+def read_text(path: Path, tag: str) -> str | None:
+    """The first text with this tag in an event file, or None. Raises `DataLossError` as `read_events` does."""
+    for event in new_events(PyRecordReader_New(str(path))):
+        for value in event.summary.value:
+            if value.tag == tag and value.tensor.string_val:
+                return value.tensor.string_val[0].decode(errors="replace")
+    return None
+
+
 def new_events(reader: PyRecordReader_New) -> Iterator[Event]:
     """The events that a reader has not given yet, as far as they are whole. Raises `DataLossError` as `read_events` does."""
     while True:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
+from torch.utils.tensorboard import SummaryWriter
 
 from cleanrl_utils import record
 from cleanrl_utils.errors import BadInput
@@ -20,8 +26,9 @@ from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.flags import parse
 from cleanrl_utils.record import event_files
 from cleanrl_utils.report import __main__ as report
-from cleanrl_utils.report import statistics
+from cleanrl_utils.report import runs, statistics
 from cleanrl_utils.run.run import Run
+from tests.conftest import Bomb
 from tests.support import toy_training
 
 pytest.importorskip("matplotlib")
@@ -306,3 +313,314 @@ def test_comparisons_that_cannot_be_made_are_refused():
     }.items():
         with pytest.raises(BadInput, match=reason):
             compare(*pair)
+
+
+# --- Runs of other projects ---
+
+
+CLEANRL = {"exp_name": "dqn", "seed": 1, "track": False, "wandb_entity": None, "hf_entity": "", "env_id": "CartPole-v1"}
+CLEANRL |= {"total_timesteps": 30, "learning_rate": 0.00025, "gamma": 0.99}
+
+
+def write_cleanrl(returns: list[float], evaluated: tuple[float, ...] = (), folder: str = "theirs", **flags: Any) -> Path:
+    """A run folder as CleanRL's dqn.py writes it: an episode every 10 steps, numbered episodes after the training."""
+    flags = CLEANRL | flags
+    path = Path(folder, f"{flags['env_id']}__{flags['exp_name']}__{flags['seed']}__1700000000")
+    writer = SummaryWriter(path)
+    table = "\n".join([f"|{key}|{value}|" for key, value in flags.items()])
+    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{table}")
+    for i, value in enumerate(returns):
+        writer.add_scalar("charts/episodic_return", value, 10 * (i + 1))
+    for i, value in enumerate(evaluated):
+        writer.add_scalar("eval/episodic_return", value, i)
+    writer.close()
+    return path
+
+
+def write_zoo(folder: Path, env_id: str, seed: int, n_timesteps: float, **flags: Any) -> None:
+    """args.yml and config.yml as the zoo of Stable-Baselines3 writes them."""
+    about = {"algo": "dqn", "env": env_id, "env_kwargs": None, "n_timesteps": -1, "seed": seed, "tensorboard_log": ""}
+    flags |= {"env_wrapper": ["stable_baselines3.common.atari_wrappers.AtariWrapper"], "n_timesteps": n_timesteps}
+    (folder / env_id).mkdir(parents=True)
+    for name, content in (("args", about), ("config", flags)):
+        (folder / env_id / f"{name}.yml").write_text(yaml.dump(OrderedDict(sorted(content.items()))))
+
+
+def write_monitor(path: Path, lengths: list[int], env_id: str = "CartPole-v1", start: float = 1000.0) -> None:
+    """A monitor.csv of episodes that return their number and end a second after each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = json.dumps({"t_start": start, "env_id": env_id})
+    rows = "".join(f"{float(i)},{length},{i + 1}.0\r\n" for i, length in enumerate(lengths))
+    path.write_text(f"#{header}\nr,l,t\r\n{rows}", newline="")
+
+
+def read_one(folder: str | Path) -> runs.Run:
+    (run,) = runs.from_folders([str(folder)], "--runs")
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained_by_sb3(tmp_path_factory) -> tuple[Path, list[Any]]:
+    """logs/dqn/CartPole-v1_1 and _2 as Stable-Baselines3 fills them; the callback and the environment of each."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    from stable_baselines3.common.callbacks import EvalCallback
+    from stable_baselines3.common.monitor import Monitor
+
+    logs, made = tmp_path_factory.mktemp("logs") / "dqn", []
+    for seed in (1, 2):
+        folder = logs / f"CartPole-v1_{seed}"
+        env = Monitor(gym.make("CartPole-v1"), str(folder / "0"))
+        watch = EvalCallback(
+            Monitor(gym.make("CartPole-v1")), log_path=str(folder), eval_freq=50, n_eval_episodes=2, verbose=0
+        )
+        sb3.DQN("MlpPolicy", env, seed=seed, device="cpu", learning_starts=50, buffer_size=200).learn(200, callback=watch)
+        write_zoo(folder, "CartPole-v1", 10 + seed, 200.0, learning_rate=1e-4)
+        made.append((watch, env))
+    return logs, made
+
+
+def test_runs_of_stable_baselines3_are_read_as_it_writes_them(trained_by_sb3):
+    logs, made = trained_by_sb3
+    read = runs.from_folders([str(logs)], "--runs")
+    assert [run.get("seed") for run in read] == [11, 12]
+    for run, (watch, env) in zip(read, made, strict=True):
+        steps, seconds, returns = run.series["charts/episodic_return"]
+        assert returns.tolist() == env.get_episode_rewards()
+        assert steps.tolist() == np.cumsum(env.get_episode_lengths()).tolist()
+        written = Path(run.name, "0.monitor.csv").read_text().splitlines()[2:]
+        assert np.allclose(seconds, [float(line.split(",")[2]) for line in written], rtol=0, atol=1e-5)
+        steps, times, returns = run.series["eval/episodic_return"]
+        assert steps.tolist() == watch.evaluations_timesteps == [50, 100, 150, 200]
+        assert returns.tolist() == np.mean(watch.evaluations_results, axis=1).tolist()
+        assert seconds[0] <= times[0] <= times[-1] <= seconds[-1]
+        flags = {"env_id": "CartPole-v1", "exp_name": "sb3-dqn", "total_timesteps": 200, "learning_rate": 1e-4}
+        assert flags.items() <= run.config["flags"].items()
+        assert (run.get("status"), run.get("script"), run.get("folder")) == ("complete", "Stable-Baselines3", "dqn")
+
+
+def test_runs_of_cleanrl_are_read_as_it_writes_them():
+    run = read_one(write_cleanrl([1.0, 2.0, 5.0], evaluated=(7.0, 9.0), seed=3))
+    steps, seconds, returns = run.series["charts/episodic_return"]
+    assert (steps.tolist(), returns.tolist()) == ([10, 20, 30], [1, 2, 5])
+    assert 0 <= seconds[0] <= seconds[-1] < 60
+    assert run.config["flags"] == CLEANRL | {"exp_name": "cleanrl-dqn", "seed": 3}
+    assert (run.get("status"), run.get("script"), run.get("folder")) == ("complete", "CleanRL", "theirs")
+    steps, _, returns = run.series["eval/episodic_return"]
+    assert (steps.tolist(), returns.tolist()) == ([30], [8]), "CleanRL numbers the episodes that it plays at the end"
+    assert read_one(write_cleanrl([1.0], env_id="2048")).get("env_id") == "2048", "a name, not a number"
+
+
+def test_evaluations_in_between_by_a_script_like_those_of_cleanrl_keep_their_steps():
+    folder = write_cleanrl([1.0, 2.0, 3.0])
+    writer = SummaryWriter(folder, filename_suffix=".more")
+    for step, value in ((10, 4.0), (30, 6.0)):
+        writer.add_scalar("eval/episodic_return", value, step)
+    writer.close()
+    steps, _, returns = read_one(folder).series["eval/episodic_return"]
+    assert (steps.tolist(), returns.tolist()) == ([10, 30], [4, 6])
+
+
+def test_one_report_and_one_comparison_hold_runs_of_all_three(trained_by_sb3, capsys):
+    logs, made = trained_by_sb3
+    for seed in (1, 2, 3, 4):
+        make([1.0, 2.0, 20.0 + seed], exp_name="dqn", seed=seed)
+        write_cleanrl([1.0, 2.0, 10.0 + seed], seed=seed)
+    page = write("--runs", "runs", "theirs", str(logs), "--window", "1")
+    assert cells(page, "CartPole-v1 | dqn")[2:4] == ["4", "22.50 +- 1.12"]
+    assert cells(page, "CartPole-v1 | cleanrl-dqn")[2:4] == ["4", "12.50 +- 1.12"]
+    last = [env.get_episode_rewards()[-1] for _, env in made]
+    assert cells(page, "CartPole-v1 | sb3-dqn")[2:4] == ["2", f"{np.mean(last):.2f} +- {np.std(last):.2f}"]
+    assert cells(page, "CartPole-v1 | cleanrl-dqn | 1")[-2:] == ["`none`", "`CartPole-v1__dqn__1__1700000000`"]
+    assert "- 4 of these runs: CleanRL, hardware and versions unknown" in page
+    said = capsys.readouterr().err
+    assert "several settings" not in said
+    assert "one seed only" not in said
+    svg = Path("report/curves.svg").read_text()
+    assert all(f"{name}</text>" in svg for name in (">dqn", "cleanrl-dqn", "sb3-dqn"))
+    compare("exp_name=dqn", "exp_name=cleanrl-dqn", "--runs", "runs", "theirs")
+    assert capsys.readouterr().out.splitlines()[-1] == "verdict: exp_name=dqn is better than exp_name=cleanrl-dqn"
+    compare("theirs", "runs")
+    assert capsys.readouterr().out.splitlines()[-1] == "verdict: theirs is worse than runs"
+
+
+def test_episodes_of_several_environments_are_in_the_order_of_their_ends():
+    write_monitor(Path("CartPole-v1_1/0.monitor.csv"), [10, 10], start=1000.5)
+    write_monitor(Path("CartPole-v1_1/1.monitor.csv"), [7, 3], start=1000.0)
+    write_monitor(Path("CartPole-v1_1/eval.monitor.csv"), [5000])  # not of the training
+    steps, seconds, returns = read_one("CartPole-v1_1").series["charts/episodic_return"]
+    assert returns.tolist() == [0, 0, 1, 1]
+    assert steps.tolist() == [7, 17, 20, 30]
+    assert seconds.tolist() == [1, 1.5, 2, 2.5]
+
+
+def test_frames_that_monitor_counts_below_the_wrapper_of_atari_are_not_steps(capsys):
+    write_monitor(Path("PongNoFrameskip-v4_2/0.monitor.csv"), [3056, 4000], "PongNoFrameskip-v4")
+    steps, _, _ = read_one("PongNoFrameskip-v4_2").series["charts/episodic_return"]
+    assert steps.tolist() == [764, 1764]
+    assert "PongNoFrameskip-v4_2: its monitor.csv counts frames, so steps are a quarter of that" in capsys.readouterr().err
+
+
+def test_evaluations_without_a_monitor_have_steps_but_no_time():
+    for seed in (1, 2):
+        Path(f"CartPole-v1_{seed}").mkdir()
+        arrays = {"results": [[1.0, 3.0], [8.0, 10.0 + seed]], "ep_lengths": [[1, 3], [8, 10 + seed]]}
+        np.savez(f"CartPole-v1_{seed}/evaluations", timesteps=[10, 20], **arrays)
+    flags = ["--metric", "eval/episodic_return", "--thresholds", '{"CartPole-v1": 5}']
+    page = write("--runs", "CartPole-v1_1", "CartPole-v1_2", *flags)
+    assert cells(page, "CartPole-v1 | 5")[3:6] == ["2 of 2", "20 +- 0", ""]
+    group = f"sb3-{Path().resolve().name}"
+    assert cells(page.split("## Runs")[1], f"CartPole-v1 | {group} | 2")[3:6] == ["10.00", "20", ""]
+    assert f"{group}</text>" in Path("report/curves.svg").read_text()
+
+
+def test_runs_of_which_one_has_no_time_are_not_drawn_over_minutes(monkeypatch):
+    for seed in (1, 2):
+        folder = Path(f"theirs/CartPole-v1_{seed}")
+        folder.mkdir(parents=True)
+        npz()(folder)
+    write_monitor(Path("theirs/CartPole-v1_1/monitor.csv"), [10, 10])
+    drawn = []
+    monkeypatch.setattr(statistics, "held", lambda x, _, grid: drawn.append(x.tolist()) or np.ones(len(grid)))
+    write("--runs", "theirs", "--metric", "eval/episodic_return")
+    assert drawn == [[10, 20], [10, 20]], "over steps only"
+
+
+def test_runs_of_others_that_ended_early_are_left_out(capsys):
+    write_cleanrl([1.0, 2.0, 3.0], seed=1)
+    stopped = write_cleanrl([1.0, 2.0], seed=2)
+    write_zoo(Path("theirs/CartPole-v1_1"), "CartPole-v1", 5, 100.0)
+    write_monitor(Path("theirs/CartPole-v1_1/0.monitor.csv"), [50, 30])
+    page = write("--runs", "theirs")
+    said = capsys.readouterr().err
+    assert cells(page, "CartPole-v1 | cleanrl-dqn")[2] == "1"
+    assert f"left out: {stopped} is stopped, not complete; --unfinished takes it in" in said
+    assert "left out: theirs/CartPole-v1_1 is stopped" in said
+    assert cells(write("--runs", "theirs", "--unfinished"), "CartPole-v1 | cleanrl-dqn")[2] == "2"
+
+
+def test_settings_of_others_that_are_mixed_are_told(capsys):
+    for seed, rate in ((1, 1e-3), (2, 1e-4)):
+        write_cleanrl([1.0, 2.0, 3.0], seed=seed, learning_rate=rate)
+        folder = Path(f"zoo/CartPole-v1_{seed}")
+        write_zoo(folder, "CartPole-v1", seed, 100.0, policy_kwargs=f"dict({'layers=' * 20}, {rate})")  # over two lines
+        write_monitor(folder / "0.monitor.csv", [100])
+    write("--runs", "theirs", "zoo")
+    said = capsys.readouterr().err
+    assert "CartPole-v1, cleanrl-dqn: runs of several settings in one group (learning_rate)" in said
+    assert "CartPole-v1, sb3-dqn: runs of several settings in one group (policy_kwargs)" in said
+
+
+def test_tags_in_the_yaml_of_others_are_not_followed():
+    folder = Path("CartPole-v1_1")
+    write_zoo(folder, "CartPole-v1", 5, 100.0)
+    write_monitor(folder / "0.monitor.csv", [100])
+    for name in ("args.yml", "config.yml"):
+        with (folder / "CartPole-v1" / name).open("a") as file:
+            file.write('  - - trap\n    - !!python/object/apply:os.system ["touch hacked"]\n')
+    assert read_one(folder).get("trap") == '!!python/object/apply:os.system ["touch hacked"]'
+    assert not Path("hacked").exists()
+
+
+def npz(**arrays: Any) -> Callable[[Path], Path]:
+    """What writes an evaluations.npz into a folder, without the arrays that are None."""
+    arrays = {"timesteps": [10, 20], "results": [[1.0, 2.0], [3.0, 4.0]], "ep_lengths": [[1, 2], [3, 4]]} | arrays
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+
+    def write_into(folder: Path) -> Path:
+        np.savez(folder / "evaluations.npz", **arrays)
+        return folder / "evaluations.npz"
+
+    return write_into
+
+
+def put(name: str, content: str | bytes) -> Callable[[Path], Path]:
+    """What puts a file into a folder."""
+
+    def write_into(folder: Path) -> Path:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_into
+
+
+def events(*without: str, **flags: Any) -> Callable[[Path], Path]:
+    """What writes an event file into a folder as CleanRL does, without some hyperparameters or without their table."""
+
+    def write_into(folder: Path) -> Path:
+        writer = SummaryWriter(folder)
+        table = "\n".join(f"|{key}|{value}|" for key, value in (CLEANRL | flags).items() if key not in without)
+        if "table" not in without:
+            writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{table}")
+        writer.add_scalar("charts/episodic_return", 1.0, 30)
+        writer.close()
+        return event_files(folder)[0]
+
+    return write_into
+
+
+def damaged(folder: Path) -> Path:
+    path = events()(folder)
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+HEADER = '#{"t_start": 1700000000.5, "env_id": "CartPole-v1"}\nr,l,t\r\n'
+START = HEADER + "1.0,10,0.5\r\n"
+SB3_BAD = {
+    "no results": (npz(results=None), "is no file of EvalCallback ('results is not a file in the archive')"),
+    "no timesteps": (npz(timesteps=None), "is no file of EvalCallback ('timesteps is not a file in the archive')"),
+    "lengths": (npz(timesteps=[10, 20, 30]), "has timesteps (3,) and results (2, 2), not (E,) and (E, episodes)"),
+    "no episodes": (npz(results=np.empty((2, 0))), "has timesteps (2,) and results (2, 0), not (E,) and (E, episodes)"),
+    "objects": (npz(results=np.array([[Bomb()], [Bomb()]])), "Object arrays cannot be loaded when allow_pickle=False"),
+    "words": (npz(results=[["a"], ["b"]]), "rising whole numbers, and results that are finite numbers"),
+    "nan": (npz(results=[[1.0], [np.nan]]), "rising whole numbers, and results that are finite numbers"),
+    "falling": (npz(timesteps=[20, 10]), "must have timesteps that are rising whole numbers"),
+    "fractions": (npz(timesteps=[0.5, 1.5]), "must have timesteps that are rising whole numbers"),
+    "no archive": (put("evaluations.npz", b"PK\3\4 but no more"), "is no file of EvalCallback"),
+    "one array": (put("evaluations.npz", b"\x93NUMPY"), "is no file of EvalCallback"),
+    "pickle": (put("evaluations.npz", pickle.dumps(Bomb())), "is no file of EvalCallback"),
+    "word": (put("0.monitor.csv", HEADER + "1.0,ten,0.5\r\n"), "of Monitor (could not convert string 'ten' to float64"),
+    "cut in a number": (put("0.monitor.csv", START + "2.0,10,0."), "or its last line is cut"),
+    "cut in a line": (put("monitor.csv", START + "2.0\r\n"), "is no whole file of Monitor (invalid column index 1 at row 2"),
+    "cut in the header": (put("monitor.csv", HEADER[:20]), "is no whole file of Monitor"),
+    "no header": (put("monitor.csv", "r,l,t\n1.0,10,0.5\n"), "is no whole file of Monitor"),
+    "no start": (put("monitor.csv", '#{"env_id": "CartPole-v1"}\nr,l,t\n'), "must begin with t_start and r,l,t"),
+    "no list of names": (put("monitor.csv", HEADER.splitlines()[0] + "\n"), "must begin with t_start and r,l,t"),
+    "other names": (put("monitor.csv", START.replace("r,l", "l,r")), "must begin with t_start and r,l,t"),
+    "no text": (put("monitor.csv", b"\xff\xfe\n\xff\n"), "is no whole file of Monitor ('utf-8' codec can't decode"),
+    "infinite": (put("monitor.csv", HEADER + "inf,10,0.5\n"), "a value is not finite, or an episode has no steps"),
+    "no steps": (put("monitor.csv", HEADER + "1.0,0,0.5\n"), "a value is not finite, or an episode has no steps"),
+    "args": (put("CartPole-v1/args.yml", "seed of the run: 3\n"), "is no OrderedDict as the zoo writes it"),
+}
+CLEANRL_BAD = {
+    "no table": (events("table"), "holds no hyperparameters as CleanRL writes them, and no config.json is beside it"),
+    "no seed": (events("seed", "env_id"), "has no env_id, seed among its hyperparameters"),
+    "seed": (events(seed="first"), "has the hyperparameter seed first, which must be a whole number"),
+    "steps": (events(total_timesteps="many"), "has the hyperparameter total_timesteps many, which must be a whole number"),
+    "damaged": (damaged, "is damaged"),
+}
+
+
+@pytest.mark.parametrize("name", [*SB3_BAD, *CLEANRL_BAD])
+def test_bad_files_of_others_are_named_in_one_line(name, refused: Callable[..., str]):
+    write_into, reason = (SB3_BAD | CLEANRL_BAD)[name]
+    make([1.0], seed=1)
+    folder = Path("theirs/CartPole-v1_1")
+    folder.mkdir(parents=True)
+    if name == "args":
+        npz()(folder)
+    path = write_into(folder)
+    line = refused(report, "--runs", "runs", "theirs")
+    assert f"error: --runs {path}: " in line
+    assert reason in line
+    assert not Path("hacked").exists()
+
+
+def test_a_run_of_stable_baselines3_that_tells_no_seed_is_refused(refused):
+    write_monitor(Path("theirs/monitor.csv"), [10])
+    reason = "--runs theirs: has no {env}/args.yml with env and seed, and its name is not {env}_{seed}"
+    assert reason in refused(report, "--runs", "theirs")

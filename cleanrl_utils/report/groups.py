@@ -27,7 +27,7 @@ class Source:
     """Which runs, and what of them."""
 
     runs: tuple[str, ...] = ("runs",)
-    """run folders, or folders that hold some"""
+    """run folders, or folders that hold some; of these scripts, CleanRL or Stable-Baselines3"""
     wandb: str | None = None
     """runs of this ENTITY/PROJECT on Weights & Biases in their place"""
     select: tuple[str, ...] = ()

@@ -124,13 +124,13 @@ def threshold_table(groups: Groups, thresholds: dict[str, Any]) -> list[str]:
         for name, curves in groups[env_id].items():
             firsts = [one.first_reached(threshold) for one in curves]
             steps, minutes = ([x for x in column if not np.isnan(x)] for column in zip(*firsts, strict=True))
-            cells = f"{plus_minus(steps, 0)} | {plus_minus(minutes, 1)}" if steps else "|"
+            cells = " | ".join(plus_minus(of, digits) if of else "" for of, digits in ((steps, 0), (minutes, 1)))
             lines.append(f"| {env_id} | {threshold:g} | {name} | {len(steps)} of {len(curves)} | {cells} |")
     return lines
 
 
 def runs_table(groups: Groups) -> list[str]:
-    """What made each run: command, commit, seed, time, hardware, versions."""
+    """What made each run: command (of another project's run: its folder), commit, seed, time, hardware, versions."""
     lines = []
     settings: dict[str, list[str]] = defaultdict(list)
     for env_id, by_name in groups.items():
@@ -141,11 +141,12 @@ def runs_table(groups: Groups) -> list[str]:
                 about = {"hardware": made.get("hardware"), **{k: protocol.get(k) for k in ("device", "threads")}}
                 about |= made.get("versions", {})
                 key = ", ".join(f"{k} {v}" for k, v in about.items() if v is not None)
-                settings[key].append(Path(one.run.name).name)
+                settings[key or f"{made.get('script')}, hardware and versions unknown"].append(Path(one.run.name).name)
                 minutes = made.get("wall_time", one.seconds[-1]) / 60
                 resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
-                done = f"{one.final:.2f} | {one.steps[-1]:,} | {minutes:.1f}{resumed}"
-                origin = f"`{short(made.get('commit') or 'none')}` | `python {shlex.join(made.get('command', []))}`"
+                done = f"{one.final:.2f} | {one.steps[-1]:,} | {'' if np.isnan(minutes) else f'{minutes:.1f}'}{resumed}"
+                command = f"python {shlex.join(made['command'])}" if "command" in made else Path(one.run.name).name
+                origin = f"`{short(made.get('commit') or 'none')}` | `{command}`"
                 lines.append(f"| {env_id} | {name} | {one.run.get('seed')} | {done} | {origin} |")
     head = ["| environment | group | seed | score | steps | minutes | commit | command |", "|---" * 8 + "|"]
     same = [f"- {len(names)} of these runs: {key}" for key, names in settings.items()]

@@ -70,8 +70,13 @@ def style_of(number: int) -> dict[str, str]:
 
 
 def draw(axis: Any, group: list[Curve], clock: str, number: int, name: str) -> None:
-    """The mean of a group's curves where all of them are, and its interval if there are several; else each by itself."""
+    """The mean of a group's curves where all of them are, and its interval if there are several; else each by itself.
+
+    Nothing over minutes where the time of a run is not known.
+    """
     xs = [one.seconds / 60 if clock == "minutes" else one.steps + taught(one) * (clock != "steps") for one in group]
+    if any(np.isnan(x).any() for x in xs):  # no time is known of a run
+        return
     grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), POINTS)
     style = style_of(number)
     if grid[-1] < grid[0]:  # one ended before another had begun, by this clock: there is no mean

@@ -1,4 +1,7 @@
-"""Runs with all that they logged, from run folders or from Weights & Biases, for reports."""
+"""Runs with all that they logged, from run folders or from Weights & Biases, for reports.
+
+A run folder is ours, with config.json, or one of CleanRL or Stable-Baselines3: see `foreign`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ import numpy as np
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, first_line
-from cleanrl_utils.record import Series, columns, read_run, read_series
+from cleanrl_utils.record import Series, columns, event_files, read_run, read_series
+from cleanrl_utils.report import foreign
 
 MOST_ROWS = 10_000_000
 """Of a run on Weights & Biases to ask for: with fewer it would thin them out."""
@@ -41,14 +45,25 @@ class Run:
         return means.fmean(evaluation["returns"]) if evaluation else None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run: ours, or one of CleanRL or Stable-Baselines3."""
+    return (folder / "config.json").is_file() or bool(foreign.sb3_files(folder) or event_files(folder))
+
+
 def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
-    """The runs in folders: each a run folder, or one that holds some. Raises `BadInput` where there is none."""
+    """The runs in folders: each a run folder, or one that holds some.
+
+    Raises `BadInput` where there is none, or where one of another project has a file that cannot be read.
+    """
     runs = []
     for path in map(Path, paths):
-        found = [path] if (path / "config.json").is_file() else sorted(one.parent for one in path.glob("*/config.json"))
+        found = [path] if is_run(path) else sorted(filter(is_run, path.glob("*")))
         if not found:
             raise BadInput(flag, path, "is no run folder, and holds none")
         for folder in found:
+            if not (folder / "config.json").is_file():
+                runs.append(Run(str(folder), *foreign.read(folder, flag)))
+                continue
             try:
                 run = read_run(folder / "config.json", flag, folder)
             except BadInput as error:
