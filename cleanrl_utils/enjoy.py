@@ -1,6 +1,6 @@
 """Play a saved agent: `python -m cleanrl_utils.enjoy --exp-name dqn_atari --env-id PongNoFrameskip-v4`.
 
-With no source, the model in the box. Prints each episode, then one line of statistics; can film a game, or show it.
+With no source, the model in the box. Prints each episode, then one line of statistics; can film games, or show them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from cleanrl_utils.console import notice, output, working
 from cleanrl_utils.errors import BadInput, WriteError, first_line
 from cleanrl_utils.evals import players
-from cleanrl_utils.evals.video import Film, Window
+from cleanrl_utils.evals.video import Film, Window, show_grid
 from cleanrl_utils.flags import check_ranges, run
 from cleanrl_utils.models.source import ZOO, atari_id, boxed
-from cleanrl_utils.ranges import Positive, Probability, Seed
+from cleanrl_utils.ranges import GridSize, Positive, Probability, Seed
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Args:
     """show the episodes in a window, one after the other; needs the extra `video`"""
     video: str | None = None
     """film one more episode to FILE.mp4 or FILE.gif (under 5 MB); needs the extra `video`"""
+    grid: GridSize | None = None
+    """with --video: film COLUMNSxROWS episodes side by side, 10x10 at most; 3x2 is two rows of three"""
 
 
 def load(args: Args) -> players.Player:
@@ -72,6 +74,10 @@ def load(args: Args) -> players.Player:
 def main(args: Args) -> None:
     """Film, show and play. Raises `BadInput` before the first episode."""
     check_ranges(args)
+    if args.grid is not None and args.video is None:
+        raise BadInput("--grid", args.grid, "is the shape of a film: give --video FILE")
+    if args.grid is not None and args.render:
+        raise BadInput("--grid", args.grid, "excludes --render, which shows one episode after the other")
     film = Film(Path(args.video)) if args.video is not None else None  # refuses other kinds of file
     screen = os.environ.get("SDL_VIDEODRIVER")  # as the user has it: drawing environments in memory sets another
     player = load(args)
@@ -86,8 +92,8 @@ def main(args: Args) -> None:
                 stack.enter_context(film)
             except WriteError as error:
                 raise BadInput("--video", args.video, f"cannot be written ({error.strerror})") from None
-            score = player.show(film, args.epsilon, args.seed)
-        notice(f"video: {args.video}, an episode of its own, return {score:.10g}")
+            about = film_episodes(film, player, args)
+        notice(f"video: {args.video}, {about}")
     if window is not None:
         with contextlib.suppress(KeyboardInterrupt), contextlib.closing(window):  # until it is closed
             for episode in range(args.eval_episodes):
@@ -101,6 +107,16 @@ def main(args: Args) -> None:
     low, high = min(result.returns), max(result.returns)
     scores = f"episodes={args.eval_episodes} mean={result.mean:.2f} std={result.std:.2f} min={low:.10g} max={high:.10g}"
     output(f"{scores} env_id={player.args.env_id} script={player.script}")
+
+
+def film_episodes(film: Film, player: players.Player, args: Args) -> str:
+    """Film one more episode, or a grid of them with a seed each; returns what the film shows."""
+    if args.grid is None:
+        return f"an episode of its own, return {player.show(film, args.epsilon, args.seed):.10g}"
+    columns, rows = map(int, args.grid.split("x"))
+    with working(f"filming {columns * rows} episodes"):
+        scores = show_grid(film, columns, rows, lambda show, game: player.show(show, args.epsilon, args.seed + game))
+    return f"{len(scores)} episodes of their own, mean return {sum(scores) / len(scores):.10g}"
 
 
 def open_window(title: str, driver: str | None) -> Window:

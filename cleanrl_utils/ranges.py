@@ -19,6 +19,12 @@ MOST_THREADS = 1024
 Threads = Annotated[int, Interval(ge=1, le=MOST_THREADS), f"must be between 1 and {MOST_THREADS}"]
 Seed = Annotated[int, Interval(ge=0, lt=2**32), "must be 0 or more, and below 2**32"]
 """A seed that every library takes."""
+GridSize = Annotated[
+    str,
+    Predicate(re.compile(r"([1-9]|10)x([1-9]|10)").fullmatch),
+    "must be COLUMNSxROWS, from 1x1 to 10x10",
+]
+"""How many pictures stand side by side, and in how many rows."""
 FileName = Annotated[
     str,
     Predicate(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}").fullmatch),

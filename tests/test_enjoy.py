@@ -124,6 +124,12 @@ def test_the_best_weights_and_the_twins_script(train, command):
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--video", "game.avi"], "--video game.avi: must end in .mp4 or .gif"),
         (["--video", "/dev/null/game.mp4"], "--video /dev/null/game.mp4: cannot be written"),
+        *(
+            (["--video", "x.mp4", "--grid", grid], f"--grid '{grid}': must be COLUMNSxROWS, from 1x1 to 10x10")
+            for grid in ("3", "0x3", "3x", "3x11", "100x1", "-1x2", "2x2x2", "x", "3 x 3")
+        ),
+        (["--grid", "3x3"], "--grid 3x3: is the shape of a film: give --video FILE"),
+        (["--grid", "3x3", "--video", "x.mp4", "--render"], "--grid 3x3: excludes --render"),
     ],
 )
 def test_what_cannot_be_played_is_one_line(refused, flags, says):
@@ -317,8 +323,68 @@ def test_a_long_game_makes_a_gif_of_its_beginning(tmp_path, capsys):
     with video.Film(tmp_path / "long.gif") as film:
         for i in range(20 * (video.GIF_SECONDS + 10)):
             film(blank + i % 200, 20)
-    assert len(film.packed) == 20 * video.GIF_SECONDS
+    assert len(film.reel.packed) == 20 * video.GIF_SECONDS
     assert "a GIF of the first 120 seconds" in capsys.readouterr().err
+
+
+def test_a_grid_is_three_columns_and_two_rows_and_keeps_the_last_pictures_of_games_that_have_ended():
+    lengths, shown = (1, 3, 2, 1, 4, 2), []
+
+    def play(show: video.Show, game: int) -> float:
+        """A game whose pictures say which game it is and how many pictures came before."""
+        for time in range(lengths[game]):
+            show(np.full((4, 6, 3), 10 * game + time, np.uint8), 60)
+        return 100.0 + game
+
+    scores = video.show_grid(lambda picture, fps: shown.append((picture, fps)), 3, 2, play)
+    assert scores == [100, 101, 102, 103, 104, 105]
+    assert [fps for _, fps in shown] == [60] * 4
+    pictures = [picture for picture, _ in shown]
+    assert {picture.shape for picture in pictures} == {(2 * (4 + 2), 3 * (6 + 2), 3)}, "each with a line of two pixels"
+    # Each row of three numbers is a row of three games.
+    assert [picture[::6, ::8, 0].tolist() for picture in pictures] == [
+        [[0, 10, 20], [30, 40, 50]],
+        [[0, 11, 21], [30, 41, 51]],
+        [[0, 12, 21], [30, 42, 51]],
+        [[0, 12, 21], [30, 43, 51]],
+    ]
+    assert np.unique(pictures[3][:4, 8:14]).tolist() == [12], "the whole tile"
+    assert not pictures[3][4:6].any()
+    assert not pictures[3][:, 6:8].any()
+
+
+def test_pictures_of_a_grid_are_made_smaller_by_a_whole_number_until_they_fit():
+    screen = np.random.default_rng(0).integers(0, 256, (224, 160, 3), dtype=np.uint8)
+    doubled = screen.repeat(2, axis=0).repeat(2, axis=1)
+    assert (video.tile(doubled, 322, 450)[:448, :320] == doubled).all()
+    assert video.tile(doubled, 322, 449).shape == (226, 162, 3)
+    assert (video.tile(doubled, 321, 450)[:224, :160] == screen).all()
+    assert video.tile(np.zeros((426, 600, 3), np.uint8), 426, 426).shape == (212 + 2, 300 + 2, 3), "sides are even"
+
+
+def test_a_grid_of_atari_is_one_film_of_games_with_seeds_of_their_own(command, monkeypatch):
+    monkeypatch.setattr(players.Player, "settings", cut_at(250))
+    assert len(command(enjoy, "--eval-episodes", "1", "--video", "grid.mp4", "--grid", "2x1")) == 2
+    about, frames = read_film("grid.mp4")
+    assert about["fps"] == 60
+    assert about["size"] == (2 * 322, 450)
+    assert 220 < len(frames) <= 252
+    left, right = frames[-1][:448, :320].astype(int), frames[-1][:448, 322:642]
+    assert left[424:].max() > 150, "the score"
+    assert np.abs(left - right).max() > 100, "another game"
+
+
+def test_a_grid_of_vector_environments_is_as_long_as_its_longest_episode(cartpole, capsys):
+    flags = f"--run {cartpole} --eval-episodes 1 --epsilon 1 --seed 5"
+    run(enjoy.main, enjoy.Args, f"{flags} --video grid.mp4 --grid 2x3".split())
+    said = re.search(r"video: grid.mp4, 6 episodes of their own, mean return (.*)", capsys.readouterr().err)
+    player = players.from_folder(cartpole, "--run")
+    lengths = [player.show(lambda *_: None, 1.0, seed) for seed in range(5, 11)]
+    assert len(set(lengths)) > 1
+    assert float(said[1]) == pytest.approx(np.mean(lengths))
+    about, frames = read_film("grid.mp4")
+    assert len(frames) == max(lengths) + 1
+    assert about["size"] == (2 * 302, 3 * 214)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import io
+import itertools
 import subprocess
 import warnings
 import zlib
@@ -27,6 +28,10 @@ GIF_BYTES = 5_000_000
 """Size that a GIF stays under, so that web pages and repositories take it."""
 GIF_SECONDS = 120
 """Length at which a GIF is cut."""
+GRID_PIXELS = 1280
+"""Width and height that the picture of a grid stays within, so that it fits on a screen."""
+LINE = 2
+"""Pixels between the games of a grid."""
 
 
 def film(path: Path, play: Callable[[Show], object]) -> None:
@@ -77,6 +82,10 @@ def with_score(frame: np.ndarray, score: float) -> np.ndarray:
     picture = np.concatenate([frame, _band(width, max(14, height // 15), f"score {score:.10g}")])
     if height < 300:
         picture = picture.repeat(2, axis=0).repeat(2, axis=1)
+    return _even(picture)
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
 
 
@@ -91,6 +100,54 @@ def _band(width: int, height: int, text: str) -> np.ndarray:
     return np.asarray(band)
 
 
+class Reel:
+    """Keeps the pictures that it is called with, all of one shape, in memory: 11 MB for a minute of Pong."""
+
+    def __init__(self) -> None:
+        self.packed: list[bytes] = []
+        self.shape, self.fps = (0, 0, 0), 0
+
+    def __call__(self, picture: np.ndarray, fps: int) -> None:
+        """Take one more picture."""
+        self.packed.append(zlib.compress(picture.tobytes(), 1))
+        self.shape, self.fps = picture.shape, fps
+
+    def pictures(self, end: int | None = None, stride: int = 1) -> Iterator[np.ndarray]:
+        """The pictures before `end`, one in `stride` of them."""
+        for packed in self.packed[:end:stride]:
+            yield np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self.shape)
+
+
+def show_grid(show: Show, columns: int, rows: int, play: Callable[[Show, int], float]) -> list[float]:
+    """Show games as one picture, row by row; returns their scores. `play(show, number)` plays a game and returns its score.
+
+    The games are played one after the other, and shown when all have been played. A game that has ended keeps its last
+    picture until the longest game ends.
+    """
+
+    def played(number: int) -> tuple[Reel, float]:
+        reel = Reel()
+        score = play(lambda picture, fps: reel(tile(picture, GRID_PIXELS // columns, GRID_PIXELS // rows), fps), number)
+        return reel, score
+
+    reels, scores = zip(*map(played, range(columns * rows)), strict=True)
+    now: list[np.ndarray] = []
+    for new in itertools.zip_longest(*(reel.pictures() for reel in reels)):
+        now = [now[game] if picture is None else picture for game, picture in enumerate(new)]
+        lines = [np.concatenate(now[first : first + columns], axis=1) for first in range(0, len(now), columns)]
+        show(np.concatenate(lines), reels[0].fps)
+    return [*scores]
+
+
+def tile(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture with a black line below it and to its right, made smaller by a whole number until it fits."""
+    from PIL import Image  # noqa: PLC0415 - an extra
+
+    factor = max(-(-picture.shape[1] // (width - LINE)), -(-picture.shape[0] // (height - LINE)))
+    small = _even(np.asarray(Image.fromarray(picture).reduce(factor)))
+    return np.pad(small, ((0, LINE), (0, LINE), (0, 0)))
+
+
 class Film:
     """Writes the pictures it is called with to FILE.mp4 or FILE.gif, whole or not at all; a context manager."""
 
@@ -100,8 +157,8 @@ class Film:
         self.path = path
         self.temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # ffmpeg goes by the suffix
         self.writer: Any = None
-        self.packed: list[bytes] = []
-        self.num_shown, self.fps, self.shape = 0, 0, (0, 0, 0)
+        self.reel = Reel()  # of a GIF
+        self.num_shown, self.fps = 0, 0
 
     def __enter__(self) -> Film:
         try:
@@ -113,7 +170,7 @@ class Film:
 
     def __call__(self, picture: np.ndarray, fps: int) -> None:
         """Take one more picture."""
-        self.fps, self.shape = fps, picture.shape
+        self.fps = fps
         if self.path.suffix == ".mp4":
             try:
                 if self.writer is None:
@@ -122,7 +179,7 @@ class Film:
             except OSError:  # ffmpeg has gone; its words are a page long
                 raise self._cut_short() from None
         elif self.num_shown % self.step == 0 and self.num_shown < GIF_SECONDS * fps:
-            self.packed.append(zlib.compress(picture.tobytes(), 1))
+            self.reel(picture, fps)
         self.num_shown += 1
 
     @property
@@ -153,10 +210,10 @@ class Film:
 
     def _write_gif(self) -> None:
         """As many pictures per second as fit into `GIF_BYTES`; if the fewest do not, the first part of the game."""
-        kept, stride = len(self.packed), 1
+        kept, stride = len(self.reel.packed), 1
         while True:
-            samples = list(self._pictures(max(1, kept // 32), kept))
-            content = gif(self._pictures(stride, kept), samples, round(100 * self.step * stride / self.fps))
+            samples = list(self.reel.pictures(kept, max(1, kept // 32)))
+            content = gif(self.reel.pictures(kept, stride), samples, round(100 * self.step * stride / self.fps))
             if len(content) < GIF_BYTES or kept == 1:
                 break
             if stride == 2:
@@ -167,10 +224,6 @@ class Film:
             notice(f"{self.path}: a GIF of the first {seconds:.0f} seconds; it takes {GIF_SECONDS} at most, and 5 MB")
         with replacing(self.path) as file:
             file.write(content)
-
-    def _pictures(self, stride: int, kept: int) -> Iterator[np.ndarray]:
-        for packed in self.packed[:kept:stride]:
-            yield np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self.shape)
 
 
 def mp4_writer(path: Path, picture: np.ndarray, fps: int) -> Any:
