@@ -100,7 +100,8 @@ def main(args: Args) -> None:
                 score = player.show(window, args.epsilon, args.seed + episode)
                 notice(f"shown: episode {episode + 1}, return {score:.10g}")
 
-    with working(f"playing {args.eval_episodes} episodes side by side"):
+    number = "one episode" if args.eval_episodes == 1 else f"{args.eval_episodes} episodes side by side"
+    with working(f"playing {number}"):
         result = player.evaluate(args.eval_episodes, args.epsilon, args.seed)
     for episode, (score, length) in enumerate(zip(result.returns, result.lengths, strict=True), 1):
         output(f"episode={episode} return={score:.10g} length={length}")
