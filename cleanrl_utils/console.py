@@ -94,8 +94,8 @@ def keep_saying(say: Callable[[], None], ended: threading.Event) -> None:
 def working(text: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A spinner with `text` and the time it has taken; with a bar, if `total` is known, which the function moves on.
 
-    Where there is no terminal, `text` is a line, if the work takes longer than `SHOW_AFTER`. Now and then it comes again, with
-    the time.
+    Where there is no terminal, `text` is a line, if the work takes longer than `SHOW_AFTER`. Now and then it comes again,
+    with the time.
     """
     console = error_console()
     columns = SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()
