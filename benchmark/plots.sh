@@ -4,7 +4,7 @@
 #   bash benchmark/plots.sh fqi         one
 set -euo pipefail
 report() { python -m cleanrl_utils.report --out "docs/benchmark/$1" "${@:2}"; }
-for name in "${@:-classic-control fqi flappybird qdagger-vs-dqn}"; do
+for name in "${@:-classic-control fqi flappybird qdagger-vs-dqn reincarnation}"; do
     for one in $name; do
         case $one in
             classic-control) # dqn.sh, dqn_jax.sh
@@ -33,6 +33,14 @@ first 20,000, then come 8,000 offline updates, then 30,000 steps of its own. Net
 and updates per step are the same. Evaluations of 5 games." \
                     --metric eval/episodic_return \
                     --select train_frequency=8 env_id=PongNoFrameskip-v4 --thresholds '{"PongNoFrameskip-v4": 0}' ;;
+            reincarnation) # reincarnation.sh; its runs are in the repository
+                report $one --title "Ways to use a teacher, measured" --runs docs/benchmark/reincarnation/data \
+                    --note "Four ways to begin with the Pong teacher in the box, and DQN from scratch. Network (Nature CNN), optimiser, learning rate and
+updates per step are the same. QDagger and offline TD train on 20,000 steps that the teacher plays, in 6,000 updates, then play 20,000
+steps of their own. Kickstarting and the reloaded agent play 20,000 steps, DQN from scratch 40,000. Evaluations of 5 games. Runs were
+made two at a time beside other work, with one thread each, so their times say little. What each way is:
+[QDagger](../../rl-algorithms/qdagger.md#ways-to-use-a-teacher)." \
+                    --metric eval/episodic_return --thresholds '{"PongNoFrameskip-v4": 0}' ;;
             *) echo "error: there is no report $one" >&2; exit 2 ;;
         esac
     done

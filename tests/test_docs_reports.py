@@ -13,12 +13,13 @@ REPORTS = sorted(ROOT.glob("docs/benchmark/*/scores.csv"))
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
-def test_reports_have_three_seeds_of_each_setting_from_commits_without_changes(path):
+def test_reports_have_three_seeds_or_more_of_each_setting_from_commits_without_changes(path):
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
     settings = {(row["env_id"], row["group"]) for row in rows}
+    several = [str(seed + 1) for seed in range(max(3, len(rows) // len(settings)))]
     for setting in settings:
         seeds = [row["seed"] for row in rows if (row["env_id"], row["group"]) == setting]
-        assert sorted(seeds) == ["1", "2", "3"], setting
+        assert sorted(seeds) == several, setting
     assert all(re.fullmatch(r"[0-9a-f]{40}", row["commit"]) for row in rows)
     page = (path.parent / "index.md").read_text(encoding="utf-8")
     assert page.count("| `python ") == len(rows)
