@@ -89,7 +89,7 @@ endif
 	touch $@
 
 .venv/dev: .venv/run
-	$(PIP) --editable '.[atari,jax,fqi,flappy,plots,video,docs,dev]'
+	$(PIP) --editable '.[atari,jax,fqi,flappy,plots,video,trackio,docs,dev]'
 	$(PIP) rliable 'pandas<3'  # tests compare statistics with it; no extra, since Poetry takes very long to lock what it needs
 	touch $@
 

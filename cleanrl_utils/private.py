@@ -12,8 +12,8 @@ from cleanrl_utils.errors import BadInput
 
 LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo", "teacher_replay")
 """Flags whose values may be paths of this machine: of those, file names go out."""
-OWN_FLAGS = ("hf_entity", "upload_model", "track", "wandb_entity", "wandb_project_name", "capture_video", "resume")
-OWN_FLAGS += ("resume_anyway", "config")
+OWN_FLAGS = ("hf_entity", "upload_model", "track", "tracker", "wandb_entity", "wandb_project_name", "capture_video")
+OWN_FLAGS += ("resume", "resume_anyway", "config")
 """Flags that are nobody else's business, and not about the result."""
 LOCAL_PATH = re.compile(r"(?<![\w.:/+~-])(~?(/[\w.@-]+){2,}|[A-Za-z]:\\\\?[\w.-]+)")
 """An absolute path, of Unix or Windows; a URL, an environment's id or a repository's name is none."""
@@ -32,7 +32,7 @@ def public(run: dict[str, Any]) -> dict[str, Any]:
             keep = name not in OWN_FLAGS and name.removeprefix("no_") not in OWN_FLAGS
         if keep:
             command.append(flag + equals + names.get(value, value))
-    run = {key: value for key, value in run.items() if key not in ("wandb_run", "resumed")}
+    run = {key: value for key, value in run.items() if key not in ("wandb_run", "trackio_run", "resumed")}
     return run | {"flags": flags, "command": command}
 
 

@@ -110,7 +110,7 @@ def test_commands_have_files_and_flags_that_exist(command: Command, monkeypatch)
             words = ("python", *rest[place:])
         check_flags(*module_of(words))
     else:
-        assert program in ("tensorboard", "wandb", "hf", "python", "docker")
+        assert program in ("tensorboard", "wandb", "trackio", "hf", "python", "docker")
 
 
 RUNNABLE = [command for command in COMMANDS if command.language == "bash" and not command.page.startswith("docs/tutorial")]

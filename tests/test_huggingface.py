@@ -139,6 +139,7 @@ def test_a_replay_is_uploaded_where_that_is_asked_for(hub, train, saved):
 def test_nothing_private_is_in_a_repository(hub, train, tmp_path):
     (tmp_path / "own.yaml").write_text("hidden_units: [16]\n")
     flags = ["--config", str(tmp_path / "own.yaml"), "--wandb-project-name", "my-project", "--wandb-entity", "my-team"]
+    flags += ["--tracker", "trackio"]
     folder = train(dqn, *TINY_DQN, *flags, "--save-model")
     status, said = push(hub, folder)
     assert status == 0, said
@@ -148,6 +149,7 @@ def test_nothing_private_is_in_a_repository(hub, train, tmp_path):
     ours += [socket.gethostname()] if len(socket.gethostname()) > 5 else []  # short ones are words of any text
     assert [(name, text) for name, content in files.items() for text in ours if text.encode() in content] == []
     assert json.loads(files["config.json"])["flags"]["hidden_units"] == [16]
+    assert "tracker" not in json.loads(files["config.json"])["flags"], "what logged it is nobody's business"
     assert "--hidden-units 16" in files["README.md"].decode(), "what the file said is in the command"
 
 

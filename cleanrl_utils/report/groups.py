@@ -147,7 +147,7 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
 def differing(curves: list[Curve]) -> list[str]:
     """Flags, or the script, that decide what is learned and are not the same in all runs."""
     ignored = {"seed", "config", "resume", "resume_anyway", "track", "save_model", "capture_video", "upload_model"}
-    ignored |= {"wandb_project_name", "wandb_entity", "hf_entity"}
+    ignored |= {"tracker", "wandb_project_name", "wandb_entity", "hf_entity"}
     settings = [one.run.config["flags"] | {"script": one.run.config.get("script")} for one in curves]
     names = set().union(*settings) - ignored
     return sorted(name for name in names if len({json.dumps(of.get(name)) for of in settings}) > 1)

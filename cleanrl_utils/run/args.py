@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cleanrl_utils.flags import flag
 from cleanrl_utils.ranges import FileName, NotNegative, Positive, Seed, Threads
@@ -18,9 +18,12 @@ class RunArgs:
     seed: Seed = 1
     """seed of the run: environments, exploration, sampling, weights"""
     track: bool = False
-    """log to Weights & Biases too; WANDB_MODE=offline works without an account"""
+    """log to the tracker too"""
+    tracker: Literal["wandb", "trackio"] = "wandb"
+    """where --track logs: Weights & Biases, where WANDB_MODE=offline needs no account, or Trackio, which writes to this
+    machine and needs the extra `trackio`"""
     wandb_project_name: str = "cleanRL"
-    """project on Weights & Biases"""
+    """project of the tracker"""
     wandb_entity: str | None = None
     """team on Weights & Biases"""
     capture_video: bool = False

@@ -37,7 +37,7 @@ from cleanrl_utils.run.args import RunArgs, empty_phases
 from cleanrl_utils.run.checkpoint import Checkpoints, State, place
 from cleanrl_utils.run.folder import cut_event_files, lock, new_folder, removed_on_failure
 from cleanrl_utils.run.replay import Replay
-from cleanrl_utils.run.sinks import Sink, TensorBoard, WeightsAndBiases
+from cleanrl_utils.run.sinks import TRACKERS, Sink, TensorBoard
 from cleanrl_utils.run.tracker import Tracker
 
 STOPPING = b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
@@ -147,11 +147,11 @@ class Run:
         sync_folder(self.folder)
 
     def _other_sinks(self) -> list[Sink]:
-        """Weights & Biases, if asked for."""
+        """The tracker, if asked for."""
         if not self.args.track:
             return []
-        sink = WeightsAndBiases(self.args, self.folder.name, self.config)
-        self.config["wandb_run"] = sink.run.id
+        sink = TRACKERS[self.args.tracker](self.args, self.folder.name, self.config)
+        self.config[f"{self.args.tracker}_run"] = sink.run.id
         return [sink]
 
     def finish(self, results: Mapping[str, object], scores: Mapping[str, Evaluation]) -> None:

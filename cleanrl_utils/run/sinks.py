@@ -1,10 +1,11 @@
-"""Where the scalars of a run go: TensorBoard's event files, Weights & Biases."""
+"""Where the scalars of a run go: TensorBoard's event files, Weights & Biases or Trackio."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput, WriteError, first_line
+from cleanrl_utils.errors import BadInput, WriteError, first_line, missing
 from cleanrl_utils.record import EVENT_FILE, event_files, short
 from cleanrl_utils.run.args import RunArgs
 
@@ -143,10 +144,8 @@ class WeightsAndBiases:
 
     def _send_films(self) -> None:
         """Send the films that `--capture-video` has made since the last time, by the names of their files."""
-        for path in sorted(self.films.glob("*.mp4")):
-            if path not in self.sent:
-                self.sent.add(path)
-                self._try(lambda path=path: self.run.log({f"videos/{path.stem}": self.video(str(path), format="mp4")}))
+        for path in new_films(self.films, self.sent):
+            self._try(lambda path=path: self.run.log({f"videos/{path.stem}": self.video(str(path), format="mp4")}))
 
     def flush(self) -> None:
         """W&B keeps what it has not sent yet in files of its own."""
@@ -172,6 +171,61 @@ class WeightsAndBiases:
             with contextlib.suppress(Exception, SystemExit):  # else its exit hook tells of it again
                 self.teardown()
             logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)  # else debug.log grows with each line shown
+
+
+class Trackio:
+    """Scalars to Trackio's database in the folder TRACKIO_DIR of this machine.
+
+    `trackio show` shows them. What fails there is a warning of Trackio's, and the run goes on.
+    """
+
+    def __init__(self, args: RunArgs, run_name: str, config: Mapping[str, object]) -> None:
+        try:
+            import trackio  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise BadInput("--tracker", "trackio", missing(error, "trackio")) from None
+        about = {"project": args.wandb_project_name, "name": run_name, "config": config}
+        about |= {"group": f"{args.env_id}, {args.exp_name}", "resume": "allow"}
+        # Without these it also logs the machine's load, which is not the run's, and opens a page in notebooks.
+        about |= {"auto_log_cpu": False, "auto_log_gpu": False, "embed": False}
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result
+                self.run = trackio.init(**about)
+        except (ValueError, OSError) as error:  # of a project's name, or of what TRACKIO_SPACE_ID or _SERVER_URL names
+            raise BadInput("--tracker", "trackio", f"refuses: {first_line(error)}") from None
+        self.finish, self.video = trackio.finish, trackio.Video
+        self.films, self.sent = Path("videos") / run_name, set()
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log all metrics at `step`; the two clocks of a run need nothing more, since each metric keeps its own steps."""
+        self._log(metrics, step)
+
+    def _log(self, metrics: Mapping[str, object], step: int | None) -> None:
+        """Log metrics, and the films that are new; without a step they come after all others."""
+        if metrics:
+            self.run.log({**metrics}, step=step)
+        for path in new_films(self.films, self.sent):
+            self.run.log({f"videos/{path.stem}": self.video(path)}, step=step)
+
+    def flush(self) -> None:
+        """A thread of Trackio's writes twice a second what was logged."""
+
+    def close(self, results: Mapping[str, object]) -> None:
+        """Log the results and finish."""
+        self._log(results, None)
+        with contextlib.redirect_stdout(sys.stderr):
+            self.finish()
+
+
+TRACKERS = {"wandb": WeightsAndBiases, "trackio": Trackio}
+"""The sinks of `--track`, by the values of `--tracker`."""
+
+
+def new_films(folder: Path, sent: set[Path]) -> list[Path]:
+    """The films that `--capture-video` has made since the last call, which are added to `sent`."""
+    new = sorted({*folder.glob("*.mp4")} - sent)
+    sent.update(new)
+    return new
 
 
 def tags(config: Mapping[str, object]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where a loop reports: scalars to TensorBoard and Weights & Biases, a progress bar, a table of scores at the end."""
+"""Where a loop reports: scalars to TensorBoard and another tracker, a progress bar, a table of scores at the end."""
 
 from __future__ import annotations
 

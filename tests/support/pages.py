@@ -14,7 +14,7 @@ PAGES = sorted(
     [*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), *ROOT.glob("benchmark/*.md"), *ROOT.glob("cleanrl_utils/zoo/*/*.md")]
 )
 BLOCK = re.compile(r"^( *)```(\w*)(?: title=\"(.*?)\")?\n(.*?)^\1```$", re.M | re.S)
-PROGRAMS = "python python3 pip make tensorboard wandb hf poetry uv docker bash"
+PROGRAMS = "python python3 pip make tensorboard wandb trackio hf poetry uv docker bash"
 RECORDER = '#!/bin/bash\nprintf "%s\\x1f" "${0##*/}" "$@" >> "$RECORD"; printf "\\x1e" >> "$RECORD"\n'
 PLACEHOLDERS = {
     "SEED": "1",
