@@ -240,7 +240,10 @@ SCRIPTS = sorted({*ROOT.glob("benchmark/*.sh")} - {ROOT / "benchmark/gpu.sh"})
 def test_each_sweep_that_is_in_the_box_plans_runs_with_flags_that_exist(path, tmp_path, monkeypatch):
     shim = tmp_path / "bin" / "python"
     shim.parent.mkdir()
-    shim.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' \"$@\"\n")
+    tell = (
+        r'import json, os, sys; os.write(1, (json.dumps(sys.argv[1:]) + "\n").encode())'  # whole lines: two sweeps may run
+    )
+    shim.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{tell}' \"$@\"\n")
     service = shim.with_name("nvidia-cuda-mps-control")
     service.write_text("#!/bin/sh\n")
     for program in (shim, service):
