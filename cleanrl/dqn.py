@@ -5,8 +5,8 @@
 # ///
 """DQN for vector observations in PyTorch (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
 
-Twin in JAX: dqn_jax.py. Documentation: docs/rl-algorithms/dqn.md; the road here: docs/tutorial/from-q-learning-to-dqn.md.
-Read on from `main`: act, step, store, learn.
+Twin in JAX: dqn_jax.py. Documentation: docs/rl-algorithms/dqn.md; tutorial: docs/tutorial/from-q-learning-to-dqn.md.
+Start reading at `main`: act, step, store, learn.
 """
 
 from __future__ import annotations
@@ -43,25 +43,26 @@ METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
 
 @dataclass
 class Args(TrainingArgs):
-    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
+    """Flags of this script; all scripts share others, such as `--track` and `--resume`: cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "dqn"
     """name of this experiment, in the run folder and in the model file"""
     torch_deterministic: bool = True
     """ask torch for deterministic kernels"""
     cuda: bool = True
-    """use CUDA where there is a GPU; `--no-cuda` is `--device cpu`, which is faster for small networks"""
+    """use CUDA if there is a GPU; `--no-cuda` means `--device cpu`, which is faster for small networks"""
     device: Literal["auto", "cpu", "cuda", "mps"] | None = None
-    """where the network lives; wins over `--cuda`; auto: CUDA if there is one, else the CPU"""
+    """device of the network; overrides `--cuda`; auto: CUDA if there is a GPU, else the CPU"""
     checkpoint_frequency: NotNegative | None = 0
     """environment steps between checkpoints; 0 turns them off, None writes one every 10 minutes"""
 
     env_id: str = "CartPole-v1"
-    """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
+    """environment with vector observations (others are flattened) and a finite set of actions, such as CartPole-v1 or
+    package:Name-v0"""
     env_kwargs: flags.Json = field(default_factory=dict)
-    """keywords of the environment, as '{"use_lidar": false}'"""
+    """keyword arguments of the environment, such as '{"use_lidar": false}'"""
     num_envs: Positive = 1
-    """environments stepped side by side; the ratio of updates to steps does not depend on it"""
+    """environments stepped side by side; their number does not change the ratio of updates to steps"""
     eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
     eval_episodes: Positive = 10
@@ -69,7 +70,7 @@ class Args(TrainingArgs):
     eval_epsilon: Probability = 0.0
     """exploration rate in evaluation"""
     eval_max_steps: Positive = 27_000
-    """steps after which an evaluation episode is cut, if the environment does not cut it before"""
+    """steps after which an evaluation episode is cut, unless the environment cuts it earlier"""
 
     total_timesteps: Positive = 500_000
     """environment steps over all environments"""
@@ -82,9 +83,9 @@ class Args(TrainingArgs):
     gamma: Probability = 0.99
     """discount per step"""
     tau: Probability = 1.0
-    """share of the online network that a target sync takes over (1: hard sync)"""
+    """weight of the online network in each target sync (1: hard sync)"""
     target_network_frequency: Positive = 500
-    """environment steps between target syncs; 1, with one environment: no target network"""
+    """environment steps between target syncs; 1 with one environment means no target network"""
     batch_size: Positive = 128
     """transitions per update"""
     start_e: Probability = 1.0
@@ -100,9 +101,9 @@ class Args(TrainingArgs):
     n_step: Positive = 1
     """rewards summed before bootstrapping"""
     double_q: bool = False
-    """the online network chooses the next action, the target network values it (van Hasselt et al. 2016)"""
+    """the online network chooses the next action and the target network evaluates it (van Hasselt et al. 2016)"""
     huber: bool = False
-    """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
+    """Huber loss (delta 1) instead of the squared error; its gradient is the paper's clipped error"""
     hidden_units: PositiveSizes = (120, 84)
     """width of each hidden layer"""
     activation: Literal["relu", "tanh", "elu", "leaky_relu"] = "relu"

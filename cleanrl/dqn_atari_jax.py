@@ -6,7 +6,7 @@
 """DQN on Atari in JAX (Mnih et al. 2015, https://doi.org/10.1038/nature14236).
 
 Twin in PyTorch: dqn_atari.py. Documentation: docs/rl-algorithms/dqn.md.
-Read on from `main`: act, send, learn while the environments step, receive, store.
+Start reading at `main`: act, send, learn while the environments step, receive, store.
 """
 
 from __future__ import annotations
@@ -47,37 +47,37 @@ METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
 
 @dataclass
 class Args(TrainingArgs):
-    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
+    """Flags of this script; all scripts share others, such as `--track` and `--resume`: cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "dqn_atari_jax"
     """name of this experiment, in the run folder and in the model file"""
     xla_deterministic: bool = True
     """ask XLA for deterministic kernels on a GPU"""
     device: Literal["auto", "cpu", "cuda"] | None = None
-    """where networks live; auto: CUDA if there is one, else the CPU"""
+    """device of the networks; auto: CUDA if there is a GPU, else the CPU"""
     buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where the replay buffer lives; auto: with the networks"""
+    """device of the replay buffer; auto: the device of the networks"""
     compile: bool = True
-    """no effect: XLA compiles always (here so that one configuration serves both twins)"""
+    """no effect: XLA always compiles (the flag exists so that one configuration serves both twins)"""
     cuda_graph: bool = False
     """no effect: XLA makes CUDA graphs by itself (refused without CUDA, as in the twin)"""
     bf16: bool = False
-    """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
+    """use bfloat16 in all layers except the last, only in updates; needs hardware that supports it"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
-    """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
+    """Atari game, such as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
     num_envs: Positive = 8
-    """games played side by side; the ratio of updates to steps does not depend on it"""
+    """games played side by side; their number does not change the ratio of updates to steps"""
     sticky_actions: Probability | None = None
-    """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
+    """probability that the last action is repeated; the default depends on the id: 0.25 for v5, 0 for v4"""
     life_loss: bool = True
     """a lost life ends the return (the game goes on)"""
     fire: bool = True
     """press FIRE for the agent after a reset and after a lost life, in games that wait for it"""
     noop_max: NotNegative = 30
-    """a reset plays up to so many no-ops (FIRE counts as one)"""
+    """maximum number of no-ops that a reset plays (FIRE counts as one)"""
     full_action_space: bool = False
-    """all 18 actions in place of those that do something in this game"""
+    """use all 18 actions instead of only those that have an effect in this game"""
     eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
     eval_episodes: Positive = 10
@@ -92,23 +92,23 @@ class Args(TrainingArgs):
     learning_rate: PositiveFloat = 1e-4
     """learning rate of Adam (paper: RMSProp, 2.5e-4)"""
     learning_rate_end: NotNegativeFloat | None = None
-    """learning rate at the end, on a line from learning-rate over total-timesteps; default: no decay"""
+    """final learning rate, reached linearly from learning-rate over total-timesteps; default: no decay"""
     one_cycle: bool = False
-    """learning rate that rises from half of learning-rate and falls to nothing, in place of a line: `one_cycle`"""
+    """instead of a linear decay, raise the rate from half of learning-rate to all of it, then lower it to 0 (`one_cycle`)"""
     adam_eps: PositiveFloat = 1e-8
     """epsilon of Adam"""
     weight_decay: NotNegativeFloat = 0.0
-    """share of learning-rate by which each update shrinks the weights: AdamW, if above 0"""
+    """each update shrinks the weights by this share of learning-rate; above 0, the optimizer is AdamW"""
     initial_model: str | None = None
     """model file whose weights the run starts from; default: random weights"""
     buffer_size: Positive = 1_000_000
     """transitions in the replay buffer, 7.1 kB each"""
     save_replay: bool = False
-    """write the replay buffer as it stands at the end to replay.zip in the run folder"""
+    """write the final replay buffer to replay.zip in the run folder"""
     gamma: Probability = 0.99
     """discount per step"""
     tau: Probability = 1.0
-    """share of the online network that a target sync takes over (1: hard sync)"""
+    """weight of the online network in each target sync (1: hard sync)"""
     target_network_frequency: Positive = 1000
     """environment steps between target syncs (paper: 40,000)"""
     batch_size: Positive = 32
@@ -126,9 +126,9 @@ class Args(TrainingArgs):
     n_step: Positive = 1
     """rewards summed before bootstrapping"""
     double_q: bool = False
-    """the online network chooses the next action, the target network values it (van Hasselt et al. 2016)"""
+    """the online network chooses the next action and the target network evaluates it (van Hasselt et al. 2016)"""
     huber: bool = False
-    """Huber loss (delta 1) in place of the squared error; its gradient is the paper's clipped error"""
+    """Huber loss (delta 1) instead of the squared error; its gradient is the paper's clipped error"""
 
 
 def check(args: Args) -> None:

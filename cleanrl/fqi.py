@@ -5,8 +5,8 @@
 # ///
 """Fitted Q-Iteration (Ernst et al. 2005, https://jmlr.org/papers/v6/ernst05a.html) with any regressor of scikit-learn.
 
-Learns offline, from transitions of a random policy. Documentation: docs/rl-algorithms/fqi.md; the road from here to DQN:
-docs/tutorial/from-q-learning-to-dqn.md. Read on from `main`: collect, fit on rewards, then fit on targets, again and again.
+Learns offline, from transitions of a random policy. Documentation: docs/rl-algorithms/fqi.md; tutorial from FQI to DQN:
+docs/tutorial/from-q-learning-to-dqn.md. Start reading at `main`: collect, fit on rewards, then fit on targets repeatedly.
 """
 
 from __future__ import annotations
@@ -54,23 +54,24 @@ REGRESSORS = {
 
 @dataclass
 class Args(RunArgs):
-    """Flags; those of any run, such as `--track`, are in cleanrl_utils/run/args.py."""
+    """Flags of this script; all scripts share others, such as `--track`: cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "fqi"
     """name of this experiment, in the run folder"""
     seed: Seed = 1
     """seed of the run: environment, random policy, regressor"""
     save_model: bool = False
-    """write dataset.npz and targets.npz to the run folder, from which `load_run` fits the last regressor once more"""
+    """write dataset.npz and targets.npz to the run folder; `load_run` refits the last regressor from them"""
 
     env_id: str = "CartPole-v1"
-    """environment with vector observations (others are flattened) and finite actions, as CartPole-v1 or package:Name-v0"""
+    """environment with vector observations (others are flattened) and a finite set of actions, such as CartPole-v1 or
+    package:Name-v0"""
     env_kwargs: flags.Json = field(default_factory=dict)
-    """keywords of the environment, as '{"use_lidar": false}'"""
+    """keyword arguments of the environment, such as '{"use_lidar": false}'"""
     n_steps: Positive = 50_000
-    """transitions that the random policy collects, unless `--dataset` has them"""
+    """transitions that the random policy collects, unless `--dataset` provides them"""
     dataset: str | None = None
-    """file of transitions (.npz) to learn from; where there is none yet, it is written; default: collected anew"""
+    """file of transitions (.npz) to learn from, written if it does not exist; default: collect new transitions"""
     eval_frequency: NotNegative = 2
     """iterations between evaluations; 0: at the end only"""
     eval_episodes: Positive = 10
@@ -78,16 +79,16 @@ class Args(RunArgs):
     eval_epsilon: Probability = 0.0
     """exploration rate in evaluation"""
     eval_max_steps: Positive = 27_000
-    """steps after which an evaluation episode is cut, if the environment does not cut it before"""
+    """steps after which an evaluation episode is cut, unless the environment cuts it earlier"""
 
     n_iterations: Positive = 20
-    """fits on targets, after the first on rewards"""
+    """number of fits on targets, after the first fit on rewards"""
     gamma: Probability = 0.99
     """discount per step"""
     regressor: str = "knn"
-    """knn, linear, tree, forest, gradient-boosting, mlp, or the class of any regressor in scikit-learn"""
+    """knn, linear, tree, forest, gradient-boosting, mlp, or the class name of any regressor in scikit-learn"""
     regressor_kwargs: flags.Json = field(default_factory=dict)
-    """keywords of the regressor, as '{"n_neighbors": 10}'; knn has 30 neighbours unless told"""
+    """keyword arguments of the regressor, such as '{"n_neighbors": 10}'; the default for knn is 30 neighbours"""
 
 
 def check(args: Args) -> None:

@@ -6,8 +6,8 @@
 """QDagger on Atari (Agarwal et al. 2022, https://arxiv.org/abs/2206.01626): a student that starts from a teacher.
 
 Twin in JAX: qdagger_dqn_atari_jax_impalacnn.py. Documentation: docs/rl-algorithms/qdagger.md.
-Read on from `main`: evaluate the teacher, collect with it, train a student offline on TD loss + distillation,
-then go on online while the distillation fades. Each is the loop of dqn_atari.py with one thing changed.
+Start reading at `main`: evaluate the teacher, collect with it, train a student offline on TD loss + distillation,
+then continue online while the distillation fades. Each phase is the loop of dqn_atari.py with one thing changed.
 """
 
 from __future__ import annotations
@@ -51,42 +51,43 @@ OFFLINE_METRICS = ("charts/offline/loss", "charts/offline/q_loss", "charts/offli
 
 @dataclass
 class Args(TrainingArgs):
-    """Flags; those of any run, such as `--track` and `--resume`, are in cleanrl_utils/run/args.py."""
+    """Flags of this script; all scripts share others, such as `--track` and `--resume`: cleanrl_utils/run/args.py."""
 
     exp_name: FileName = "qdagger_dqn_atari_impalacnn"
     """name of this experiment, in the run folder and in the model file"""
     torch_deterministic: bool = True
     """ask torch for deterministic kernels"""
     cuda: bool = True
-    """use CUDA where there is a GPU; `--no-cuda` is `--device cpu`"""
+    """use CUDA if there is a GPU; `--no-cuda` means `--device cpu`"""
     device: Literal["auto", "cpu", "cuda", "mps"] | None = None
-    """where networks live; wins over `--cuda`; auto: CUDA if there is one, else the CPU"""
+    """device of the networks; overrides `--cuda`; auto: CUDA if there is a GPU, else the CPU"""
     buffer_device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """where the replay buffer lives; auto: with the networks"""
+    """device of the replay buffer; auto: the device of the networks"""
     compile: bool = True
-    """compile update and act with torch.compile, where a compiler exists; not an IMPALA network on a CPU: slower there"""
+    """compile update and act with torch.compile if a compiler is available; IMPALA networks on a CPU are left uncompiled,
+    which is faster"""
     cuda_graph: bool = False
     """replay each update as one CUDA graph (CUDA only)"""
     bf16: bool = False
-    """bfloat16 in all layers but the last, in updates only; needs hardware that has it"""
+    """use bfloat16 in all layers except the last, only in updates; needs hardware that supports it"""
     save_model: bool = False
     """write {exp_name}.cleanrl_model, {exp_name}-offline.cleanrl_model and, at each best online evaluation,
     {exp_name}-best.cleanrl_model to the run folder"""
 
     env_id: str = "BreakoutNoFrameskip-v4"
-    """Atari game, as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
+    """Atari game, such as BreakoutNoFrameskip-v4 or ALE/Breakout-v5"""
     num_envs: Positive = 8
-    """games played side by side; the ratio of updates to steps does not depend on it"""
+    """games played side by side; their number does not change the ratio of updates to steps"""
     sticky_actions: Probability | None = None
-    """probability that the last action is repeated; default by id: 0.25 for v5, 0 for v4"""
+    """probability that the last action is repeated; the default depends on the id: 0.25 for v5, 0 for v4"""
     life_loss: bool = True
     """a lost life ends the return (the game goes on)"""
     fire: bool = True
     """press FIRE for the agent after a reset and after a lost life, in games that wait for it"""
     noop_max: NotNegative = 30
-    """a reset plays up to so many no-ops (FIRE counts as one)"""
+    """maximum number of no-ops that a reset plays (FIRE counts as one)"""
     full_action_space: bool = False
-    """all 18 actions in place of those that do something in this game"""
+    """use all 18 actions instead of only those that have an effect in this game"""
     eval_frequency: NotNegative = 0
     """environment steps between evaluations; 0: at the end only"""
     eval_episodes: Positive = 10
@@ -97,26 +98,26 @@ class Args(TrainingArgs):
     """raw frames after which an evaluation game is cut (60 per second)"""
 
     teacher_policy_hf_repo: str | None = None
-    """teacher: a Hugging Face Hub repository or a local folder of that layout; default: the model in the box for
-    this game, else cleanrl/{env_id}-{teacher_model_exp_name}-seed1"""
+    """teacher: a Hugging Face Hub repository or a local folder with the same layout; default: the model in the box for this
+    game, else cleanrl/{env_id}-{teacher_model_exp_name}-seed1"""
     teacher_revision: str | None = None
     """branch, tag or commit of that repository"""
     teacher_model_exp_name: FileName = "dqn_atari"
     """the teacher's file is {teacher_model_exp_name}.cleanrl_model"""
     teacher_eval_episodes: Positive = 10
-    """whole games that measure the teacher, and as many a random player"""
+    """whole games that evaluate the teacher, and the same number for a random player"""
     teacher_replay: str | None = None
-    """run folder with a replay.zip, or folder of Dopamine's replay files: the teacher's data, not played anew"""
+    """run folder with replay.zip, or folder of Dopamine's replay files: the teacher's data, instead of newly played games"""
     teacher_replay_size: NotNegative = 0
-    """so many of the latest transitions of teacher-replay; 0: all"""
+    """number of transitions to read from teacher-replay, the latest ones; 0: all"""
     teacher_steps: NotNegative | None = None
-    """environment steps that the teacher plays to fill its buffer; default: 500,000, none with teacher-replay"""
+    """environment steps that the teacher plays to fill its buffer; default: 500,000, or 0 with teacher-replay"""
     teacher_start_e: Probability = 1.0
     """the teacher's exploration rate at the start of its buffer"""
     teacher_end_e: Probability = 0.01
-    """the teacher's exploration rate at the end of its buffer; a line between"""
+    """the teacher's exploration rate at the end of its buffer; linear in between"""
     offline_steps: NotNegative = 500_000
-    """updates on the teacher's buffer (paper: 1M); 0: kickstarting, the student learns from its own games only"""
+    """updates on the teacher's buffer (paper: 1M); 0: kickstarting, in which the student learns only from its own games"""
     offline_target_network_frequency: Positive = 1000
     """offline updates between target syncs (paper: 2,000)"""
     offline_eval_frequency: NotNegative = 100_000
@@ -126,7 +127,7 @@ class Args(TrainingArgs):
     distill_coefficient: NotNegativeFloat = 3.0
     """weight of the distillation loss, lambda0, before it fades (CleanRL: 1)"""
     distill_decay_steps: NotNegative = 1_500_000
-    """online steps after which the distillation is off for good, t0 (paper: 1.5M)"""
+    """online steps after which the distillation stays off, t0 (paper: 1.5M)"""
     student: Literal["impala256", "impala512", "nature"] = "impala256"
     """student network: IMPALA CNN with 256 or 512 hidden units, or the Nature CNN (paper: nature)"""
 
@@ -137,8 +138,8 @@ class Args(TrainingArgs):
     learning_rate_end: NotNegativeFloat | None = None
     """final online learning rate; decays together with the distillation coefficient (paper: 1e-5); default: no decay"""
     offline_learning_rate_end: NotNegativeFloat | None = None
-    """learning rate at the end of the offline phase, on a line from learning-rate, and at the start of the online one
-    (paper: no decay); default: none"""
+    """final offline learning rate, reached linearly from learning-rate; the online phase starts with it (paper: no decay);
+    default: no decay"""
     adam_eps: PositiveFloat = 1e-8
     """epsilon of Adam (paper: 1.5e-4)"""
     buffer_size: Positive = 1_000_000
@@ -146,7 +147,7 @@ class Args(TrainingArgs):
     gamma: Probability = 0.99
     """discount per step"""
     tau: Probability = 1.0
-    """share of the online network that a target sync takes over (1: hard sync)"""
+    """weight of the online network in each target sync (1: hard sync)"""
     target_network_frequency: Positive = 1000
     """online environment steps between target syncs (paper: 8,000)"""
     batch_size: Positive = 32
@@ -156,7 +157,7 @@ class Args(TrainingArgs):
     end_e: Probability = 0.01
     """exploration rate at the end (paper: 0.01)"""
     exploration_fraction: Probability = 0.10
-    """share of total-timesteps over which epsilon falls from start-e to end-e; the clock starts offline-steps ahead"""
+    """share of total-timesteps over which epsilon falls from start-e to end-e; offline-steps count as already passed"""
     learning_starts: NotNegative = 80_000
     """online environment steps before the first online update (paper: 20,000)"""
     train_frequency: Positive = 4
@@ -164,9 +165,9 @@ class Args(TrainingArgs):
     n_step: Positive = 1
     """rewards summed before bootstrapping (paper: 3)"""
     double_q: bool = False
-    """the online network chooses the next action, the target network values it (paper: off)"""
+    """the online network chooses the next action and the target network evaluates it (paper: off)"""
     huber: bool = False
-    """Huber loss (delta 1) in place of the squared error (paper: Huber)"""
+    """Huber loss (delta 1) instead of the squared error (paper: Huber)"""
 
 
 def check(args: Args) -> None:

@@ -1,4 +1,4 @@
-"""Learning curves of a run as a picture: `python -m cleanrl_utils.curves [RUN_FOLDER]`, the latest run by default.
+"""Draw the learning curves of a run: `python -m cleanrl_utils.curves [RUN_FOLDER]`; by default, of the latest run.
 
 Needs the extra `plots`.
 """
@@ -26,9 +26,9 @@ class Args:
     """Draw the learning curves of a run."""
 
     run: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[RUN_FOLDER]")] = None
-    """run folder; default: the one changed last under runs/"""
+    """run folder; default: the most recently changed one under runs/"""
     out: str | None = None
-    """picture to write; default: curve.png in the run folder"""
+    """picture file to write; default: curve.png in the run folder"""
 
 
 def run_folders() -> list[Path]:

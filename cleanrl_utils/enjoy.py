@@ -1,6 +1,7 @@
 """Play a saved agent: `python -m cleanrl_utils.enjoy --exp-name dqn_atari --env-id PongNoFrameskip-v4`.
 
-With no source, the model in the box. Prints each episode, then one line of statistics; can film games, or show them.
+Without a run or repository it plays the model in the box. It prints each episode, then one line of statistics, and can film
+the games or show them.
 """
 
 from __future__ import annotations
@@ -21,25 +22,26 @@ from cleanrl_utils.ranges import GridSize, Positive, Probability, Seed
 
 @dataclass
 class Args:
-    """Play a saved agent, and say how well it plays."""
+    """Play a saved agent and print how well it plays."""
 
     exp_name: str | None = None
-    """script that the agent is of, as dqn_atari; default: the run's, or that in the repository's name, or dqn_atari"""
+    """script for the agent, such as dqn_atari; default: the run's, or the one in the repository's name, or dqn_atari"""
     env_id: str | None = None
-    """environment; default: the run's, or that in the repository's name; with no source, PongNoFrameskip-v4"""
+    """environment; default: the run's, or the one in the repository's name; without a run or repository,
+    PongNoFrameskip-v4"""
     hf_repository: str | None = None
-    """repository on the Hugging Face Hub, as cleanrl/PongNoFrameskip-v4-dqn_atari-seed1 or sb3/dqn-PongNoFrameskip-v4, or
-    a local folder of that layout"""
+    """repository on the Hugging Face Hub, such as cleanrl/PongNoFrameskip-v4-dqn_atari-seed1 or sb3/dqn-PongNoFrameskip-v4,
+    or a local folder with the same layout"""
     revision: str | None = None
     """branch, tag or commit of that repository"""
     run: str | None = None
-    """run folder, of training with --save-model"""
+    """run folder of a training run with --save-model"""
     weights: players.Weights = "last"
-    """of a run: its last weights, those of its best evaluation, or those before the online phase"""
+    """which weights of a run to play: the last ones, those of its best evaluation, or those before the online phase"""
     eval_episodes: Positive = 10
     """whole episodes to play"""
     epsilon: Probability | None = None
-    """exploration rate; default: that of the run's evaluations"""
+    """exploration rate; default: the one used in the run's evaluations"""
     seed: Seed = 1
     """seed of the episodes and of the exploration"""
     render: bool = False

@@ -33,15 +33,15 @@ class Args:
     action: tyro.conf.Positional[Literal["push"]] = "push"
     """what to do"""
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_FOLDER")] = ""
-    """run folder of a complete run, of training with --save-model"""
+    """run folder of a complete training run with --save-model"""
     hf_entity: str = ""
     """user or organization on the Hub; the repository is {hf_entity}/{env_id}-{exp_name}-seed{seed}"""
     video: str | None = None
-    """film to show there, FILE.mp4; default: the last one of the run's --capture-video"""
+    """film to show on the model card, FILE.mp4; default: the last film from the run's --capture-video"""
     private: bool = False
-    """make the repository private, if it is not there yet"""
+    """make the repository private if it does not exist yet"""
     with_replay: bool = False
-    """upload the replay buffer of a run with --save-replay too"""
+    """also upload the replay buffer, if the run was trained with --save-replay"""
 
 
 class UploadFlags(Protocol):

@@ -1,9 +1,9 @@
-"""Sweeps: a command for each environment and seed, on this machine or by Slurm.
+"""Sweeps: run a command for each environment and seed, on this machine or by Slurm.
 
     python -m cleanrl_utils.benchmark --env-ids CartPole-v1 Acrobot-v1 --command "python cleanrl/dqn.py" --workers 2
 
-Runs that are complete are left alone, interrupted ones go on from their checkpoints, so the same command finishes what it
-began. See benchmark/slurm.md for clusters.
+Complete runs are skipped and interrupted ones continue from their checkpoints, so repeating the command finishes the sweep.
+See benchmark/slurm.md for clusters.
 """
 
 from __future__ import annotations

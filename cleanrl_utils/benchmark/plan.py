@@ -1,4 +1,4 @@
-"""What a sweep is to run: its flags, and a training for each environment and seed."""
+"""The plan of a sweep: its flags, and one training run for each environment and seed."""
 
 from __future__ import annotations
 
@@ -26,39 +26,40 @@ PYTHON = ("python", "python3")
 
 @dataclass
 class Args:
-    """Run a command for each environment and seed."""
+    """Run a command once for each environment and seed."""
 
     env_ids: tuple[str, ...] = ()
-    """environments; each becomes the command's --env-id"""
+    """environments; each one is passed to the command as --env-id"""
     command: str = ""
-    """script with its flags, as "python cleanrl/dqn.py --total-timesteps 500000"; {env_id} and {seed} stand for the run's"""
+    """script with its flags, such as "python cleanrl/dqn.py --total-timesteps 500000"; {env_id} and {seed} are replaced by
+    the run's"""
     num_seeds: Positive = 3
     """seeds per environment"""
     start_seed: NotNegative = 1
-    """the first of them"""
+    """first seed"""
     workers: Positive = 1
-    """runs side by side on this machine; each gets its share of the cores, and one of the GPUs"""
+    """runs at the same time on this machine; each gets its share of the cores and one of the GPUs"""
     backend: Literal["local", "slurm"] = "local"
-    """local: this machine; slurm: one job array, from a folder that all nodes share"""
+    """local: this machine; slurm: one job array, started from a folder that all nodes share"""
     dry_run: bool = False
-    """say what would be run, and end"""
+    """print what would be run, then stop"""
     wait: bool = True
-    """under Slurm: stay until all have ended; else submit and end"""
+    """under Slurm, wait until all runs have ended; --no-wait exits after submitting"""
 
     slurm_partition: str | None = None
-    """partition to submit to; default: the cluster's"""
+    """partition to submit to; default: the cluster's default"""
     slurm_gpus_per_task: NotNegative = 0
     """GPUs per run"""
     slurm_cpus_per_task: Positive = 2
     """cores per run"""
     slurm_time: Positive = 24 * 60
-    """minutes that a run may take at a time; a run with --checkpoint-frequency is queued again to go on"""
+    """minutes that a run may take at a time; after that, a run with --checkpoint-frequency is queued again and continues"""
     slurm_array_parallelism: Positive = 64
-    """runs at the same time, at most"""
+    """maximum number of runs at the same time"""
     slurm_signal_delay: NotNegative = 120
     """seconds before the time limit at which runs write their checkpoints"""
     slurm_parameters: Json = field(default_factory=dict)
-    """more of sbatch's parameters, as '{"account": "lab", "mem": "16G"}'"""
+    """additional parameters for sbatch, such as '{"account": "lab", "mem": "16G"}'"""
 
 
 def plan(args: Args) -> list[Work]:

@@ -1,4 +1,4 @@
-"""Tables of how well agents play, for several models side by side: `python -m cleanrl_utils.evals RUN_FOLDER...`."""
+"""Tables that compare how well several models play: `python -m cleanrl_utils.evals RUN_FOLDER...`."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ COLUMNS += ("length", "games", "cut")
 
 @dataclass
 class Args:
-    """Let saved agents play, and put how well they do into a table: on the screen, as markdown and as CSV."""
+    """Let saved agents play and write their scores in a table: on the screen, as markdown and as CSV."""
 
     runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN_FOLDER ...")] = field(
         default_factory=tuple
     )
-    """run folders, of training with --save-model; folders in the box"""
+    """run folders of training runs with --save-model, or folders of models in the box"""
     episodes: Positive = 20
-    """whole episodes of each agent"""
+    """whole episodes per agent"""
     epsilon: Probability | None = None
-    """exploration rate; default: that of each run's own evaluations"""
+    """exploration rate; default: the one used in each run's evaluations"""
     env_id: str | None = None
-    """environment; default: that of each run. To be given where it brings a package of its own, which is imported"""
+    """environment; default: the one of each run. Required if its id names a package, which is then imported"""
     seed: Seed = 12345
-    """seed of the episodes: another than those of training, whose evaluations chose the best weights"""
+    """seed of the episodes; it should differ from the training seeds, whose evaluations chose the best weights"""
     weights: players.Weights = "last"
-    """last weights, those of the best evaluation, or those before the online phase"""
+    """which weights to play: the last ones, those of the best evaluation, or those before the online phase"""
     out: str = "evaluation"
-    """files to write, without .md and .csv"""
+    """path of the files to write, without .md and .csv"""
 
 
 def rows(player: players.Player, result: Evaluation, epsilon: float | None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Reports of runs: curves, scores with intervals, what a reader needs to make them again, on one markdown page.
+"""Reports of runs: curves, scores with intervals, and what a reader needs to repeat the runs, on one markdown page.
 
     python -m cleanrl_utils.report --runs runs --metric charts/episodic_return --out FOLDER
     python -m cleanrl_utils.report compare exp_name=dqn exp_name=dqn_jax

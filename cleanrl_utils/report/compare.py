@@ -18,12 +18,12 @@ from cleanrl_utils.report.power import enough_runs
 
 @dataclass
 class CompareArgs(Source):
-    """Say whether A is better than B: two settings, two commits, two folders of runs."""
+    """Tell whether A is better than B: two settings, two commits, or two folders of runs."""
 
     a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")] = ""
-    """key=value of its runs, as commit=91bc603 or learning_rate=0.001; or a folder of runs"""
+    """which runs are A: key=value, such as commit=91bc603 or learning_rate=0.001, or a folder of runs"""
     b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")] = ""
-    """the same, of what it is compared with"""
+    """which runs are B, given in the same way"""
 
 
 def side(args: CompareArgs, name: str) -> dict[str, list[Curve]]:

@@ -24,22 +24,22 @@ EPISODES = 100
 
 @dataclass
 class Source:
-    """Which runs, and what of them."""
+    """Which runs to read, and which of their values."""
 
     runs: tuple[str, ...] = ("runs",)
-    """run folders, or folders that hold some; of these scripts, CleanRL or Stable-Baselines3"""
+    """run folders, or folders that contain them; written by these scripts, CleanRL or Stable-Baselines3"""
     wandb: str | None = None
-    """runs of this ENTITY/PROJECT on Weights & Biases in their place"""
+    """read runs from this ENTITY/PROJECT on Weights & Biases instead"""
     select: tuple[str, ...] = ()
-    """only runs for which key=value holds: a flag, or script, commit, folder; as exp_name=dqn"""
+    """only runs that match key=value, such as exp_name=dqn; the key is a flag, or script, commit, folder"""
     env_ids: tuple[str, ...] = ()
     """only these environments; default: all"""
     unfinished: bool = False
-    """runs that have not come to their end too"""
+    """include runs that are not complete"""
     metric: str = "charts/episodic_return"
-    """what to report; eval/episodic_return where runs were evaluated as they trained"""
+    """metric to report; eval/episodic_return if runs were evaluated during training"""
     window: Positive | None = None
-    """values that a point of a curve is the mean of; default: 100 training episodes, 1 of another metric"""
+    """number of values averaged for each point of a curve; default: 100 for training episodes, 1 for other metrics"""
 
 
 @dataclass(frozen=True)

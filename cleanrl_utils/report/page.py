@@ -1,4 +1,4 @@
-"""The page of a report: its tables, and what a reader needs to make the runs again."""
+"""The page of a report: its tables, and what a reader needs to repeat the runs."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from cleanrl_utils.report.runs import Run
 
 @dataclass
 class Args(Source):
-    """Write a report of runs: index.md, scores.csv and pictures. `compare A B` says whether A is better than B."""
+    """Write a report of runs: index.md, scores.csv and pictures. `compare A B` tells whether A is better than B."""
 
     out: str = "report"
     """folder to write to"""
     title: str = "Report"
     """title of the page"""
     note: str = ""
-    """what a reader should know first: a paragraph under the title"""
+    """paragraph under the title, with what a reader should know first"""
     group_by: tuple[str, ...] = ("exp_name",)
-    """what makes runs one group: flags, or script, commit, folder"""
+    """keys by which runs are grouped: flags, or script, commit, folder"""
     thresholds: Json = field(default_factory=dict)
-    """returns whose first time is told, by environment, as '{"CartPole-v1": 475}'"""
+    """returns by environment, such as '{"CartPole-v1": 475}'; the report tells when runs first reached them"""
 
 
 # --- Tables ---

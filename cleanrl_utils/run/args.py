@@ -1,4 +1,4 @@
-"""The flags that a run has whatever it learns: where it reports, what it keeps. The `Args` of a script adds its own."""
+"""Flags that all runs share: where a run reports and what it keeps. Each script adds its own in `Args`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class RunArgs:
     wandb_entity: str | None = None
     """team on Weights & Biases"""
     capture_video: bool = False
-    """film a game or an episode at each evaluation to videos/{run_name}; needs the extra `video`"""
+    """at each evaluation, film a game or an episode to videos/{run_name}; needs the extra `video`"""
     save_model: bool = False
-    """write {exp_name}.cleanrl_model to the run folder, and with eval-frequency
-    {exp_name}-best.cleanrl_model at each best evaluation"""
+    """write {exp_name}.cleanrl_model to the run folder; with eval-frequency, also write {exp_name}-best.cleanrl_model at
+    each best evaluation"""
     config: str | None = None
-    """YAML file of flags, under those given on the command line"""
+    """YAML file of flags; flags on the command line override it"""
 
     if TYPE_CHECKING:  # a flag of each script, among those of its environment
         env_id: str
@@ -43,8 +43,8 @@ class TrainingArgs(RunArgs):
     """Flags of the scripts that train networks: their models can be uploaded, their runs resumed."""
 
     threads: Threads | None = None
-    """threads that compute on a CPU; default: OMP_NUM_THREADS, else as many as are fastest when the run begins (PyTorch) or
-    one per core (JAX)"""
+    """CPU threads for computation; default: OMP_NUM_THREADS if set, else the number that is fastest when the run begins
+    (PyTorch) or one per core (JAX)"""
     upload_model: bool = False
     """push models, flags and scores to {hf_entity}/{env_id}-{exp_name}-seed{seed} on the Hugging Face Hub"""
     hf_entity: str = ""
@@ -52,14 +52,14 @@ class TrainingArgs(RunArgs):
     checkpoint_frequency: NotNegative | None = None
     """environment steps (in an offline phase: updates) between checkpoints; 0 turns them off; None: every 10 minutes"""
     keep_checkpoint: bool = False
-    """when the run is complete, keep its last checkpoint, with replay, environments and optimizer"""
+    """keep the last checkpoint of a complete run, with its replay buffer, environments and optimizer"""
     resume: str | None = None
-    """go on from the latest checkpoint of this run folder, with all flags of that run"""
+    """run folder to resume from its latest checkpoint, with all flags of that run"""
     resume_anyway: bool = False
-    """resume under other numbers of threads, versions or hardware too, where the same weights cannot be promised"""
+    """resume even if the number of threads, the versions or the hardware changed, although the weights may then differ"""
     schedule_timesteps: Positive | None = None
-    """length of the schedules of exploration and learning rate, in environment steps; default: total-timesteps. A run that
-    is resumed with more total-timesteps keeps its own length"""
+    """length of the exploration and learning rate schedules, in environment steps; default: total-timesteps. A run resumed
+    with more total-timesteps keeps its original length"""
 
     if TYPE_CHECKING:  # among those of its algorithm
         total_timesteps: int
