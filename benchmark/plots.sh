@@ -28,16 +28,16 @@ checkpoint, as [vectors](../vectors.md) does." \
                     --metric eval/episodic_return ;;
             qdagger-vs-dqn) # qdagger_vs_dqn.sh
                 report $one --title "QDagger beside DQN from scratch, measured" \
-                    --note "Pong with 50,000 steps for each: DQN from scratch plays them all; of the student's, the teacher in the box plays the
-first 20,000, then come 8,000 offline updates, then 30,000 steps of its own. Network (Nature CNN), replay, optimiser, learning rate
+                    --note "Both get 50,000 steps of Pong. DQN from scratch plays all of them. For the student, the teacher in the box plays the
+first 20,000; then come 8,000 offline updates, and then the student plays 30,000 steps. Network (Nature CNN), replay, optimiser, learning rate
 and updates per step are the same. Evaluations of 5 games." \
                     --metric eval/episodic_return \
                     --select train_frequency=8 env_id=PongNoFrameskip-v4 --thresholds '{"PongNoFrameskip-v4": 0}' ;;
             reincarnation) # reincarnation.sh; its runs are in the repository
                 report $one --title "Ways to use a teacher, measured" --runs docs/benchmark/reincarnation/data \
                     --note "Four ways to begin with the Pong teacher in the box, and DQN from scratch. Network (Nature CNN), optimiser, learning rate and
-updates per step are the same. QDagger and offline TD train on 20,000 steps that the teacher plays, in 6,000 updates, then play 20,000
-steps of their own. Kickstarting and the reloaded agent play 20,000 steps, DQN from scratch 40,000. Evaluations of 5 games. Runs were
+updates per step are the same. QDagger and offline TD train on 20,000 steps that the teacher plays, in 6,000 updates. Then the student
+plays 20,000 steps. Kickstarting and the reloaded agent play 20,000 steps, DQN from scratch 40,000. Evaluations of 5 games. Runs were
 made two at a time beside other work, with one thread each, so their times say little. What each way is:
 [QDagger](../../rl-algorithms/qdagger.md#ways-to-use-a-teacher)." \
                     --metric eval/episodic_return --thresholds '{"PongNoFrameskip-v4": 0}' ;;

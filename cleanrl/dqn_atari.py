@@ -135,7 +135,7 @@ def check(args: Args) -> None:
     """Raise `BadInput` for a flag out of range."""
     flags.check_ranges(args)
     if args.one_cycle and args.learning_rate_end is not None:
-        raise BadInput("--one-cycle", "on", "has an end of its own: leave --learning-rate-end")
+        raise BadInput("--one-cycle", "on", "sets the final learning rate itself: leave out --learning-rate-end")
     game_settings(args.env_id)
     if args.capture_video:
         require_video()

@@ -474,7 +474,7 @@ def main(args: Args) -> Path:
     about = described(device) | {"threads": threads}
     with run.started(protocol(args) | about, state):
         if state.envs.cut_at is not None:
-            run.withdraw(f"{args.env_id} does not come back to what the checkpoint saw, so its running episodes are cut")
+            run.withdraw(f"{args.env_id} does not reproduce what the checkpoint saw, so its running episodes are cut")
             state.rb.cut(state.envs.cut_at)
             state.envs.begin_anew()
         train(state, args, run)

@@ -27,8 +27,7 @@ class Args:
     exp_name: str | None = None
     """script for the agent, such as dqn_atari; default: the run's, or the one in the repository's name, or dqn_atari"""
     env_id: str | None = None
-    """environment; default: the run's, or the one in the repository's name; without a run or repository,
-    PongNoFrameskip-v4"""
+    """environment; default: the run's, or the one in the repository's name; if neither is given, PongNoFrameskip-v4"""
     hf_repository: str | None = None
     """repository on the Hugging Face Hub, such as cleanrl/PongNoFrameskip-v4-dqn_atari-seed1 or sb3/dqn-PongNoFrameskip-v4,
     or a local folder with the same layout"""

@@ -73,7 +73,7 @@ def repository_name(entity: str, flags: dict[str, Any]) -> str:
     try:
         validate_repo_id(name)
     except errors.HFValidationError as error:
-        raise BadInput("--exp-name", flags["exp_name"], f"makes no name of a repository ({first_line(error)})") from None
+        raise BadInput("--exp-name", flags["exp_name"], f"is not valid in a repository name ({first_line(error)})") from None
     return name
 
 
@@ -123,7 +123,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
     ModelCard(files["README.md"].decode()).validate(repo_type="model")
     api = HfApi()
     if private and api.repo_exists(repository) and not api.repo_info(repository).private:
-        raise BadInput("--private", "on", f"{repository} is there already, for all to see; make it private on the Hub first")
+        raise BadInput("--private", "on", f"{repository} already exists and is public; make it private on the Hub first")
 
     api.create_repo(repository, exist_ok=True, private=private)
     models_of_run = re.compile(rf"{re.escape(run['flags']['exp_name'])}(-[a-z]+)?{re.escape(SUFFIX)}")

@@ -265,7 +265,9 @@ def test_what_the_parser_refuses_is_one_line_too(refused, script, flags, says):
 
 
 def test_a_cycle_has_an_end_of_its_own(refused, dqn):
-    assert "--one-cycle on: has an end of its own" in refused(dqn, *TINY_RUN, "--one-cycle", "--learning-rate-end", "0")
+    assert "--one-cycle on: sets the final learning rate" in refused(
+        dqn, *TINY_RUN, "--one-cycle", "--learning-rate-end", "0"
+    )
     assert "--weight-decay -1.0: must be 0 or more" in refused(dqn, *TINY_RUN, "--weight-decay=-1")
 
 

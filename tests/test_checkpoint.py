@@ -216,7 +216,7 @@ def test_an_environment_that_does_not_come_back_is_cut_and_told_and_goes_on_the_
             assert children.run(children.dqn, "--resume", str(the_run()), before=kill, args=("training", 100))[0] == -9
         status, errors = children.run(children.dqn, "--resume", str(the_run()))
         assert status == 0, errors
-        assert "tests.support.probes:Careless-v0 does not come back to what the checkpoint saw" in errors
+        assert "tests.support.probes:Careless-v0 does not reproduce what the checkpoint saw" in errors
         assert "are cut" in json.loads((the_run() / "config.json").read_text())["resumed"][-1]["changed"][-1]
         ends.append(outcome(the_run()))
     assert differing(*ends) == []
@@ -311,7 +311,7 @@ def test_other_settings_are_refused_unless_resumed_anyway(stopped, flags, before
     assert contents(stopped) == files
     status, errors = children.run(children.dqn, "--resume", str(stopped), "--resume-anyway", *flags, before=before)
     assert status == 0, errors
-    assert "will not be those of the run left alone" in errors
+    assert "will not be those of an uninterrupted run" in errors
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -445,7 +445,7 @@ def test_games_that_do_not_come_back_are_told_and_the_checkpoint_is_kept():
     status, errors = children.run(children.dqn_atari, "--resume", str(the_run()), before=other_seeds)
     assert status == 1
     (line,) = (line for line in errors.splitlines() if line.startswith("error:"))
-    assert "PongNoFrameskip-v4 does not come back to what the checkpoint saw" in line
+    assert "PongNoFrameskip-v4 does not reproduce what the checkpoint saw" in line
     assert "ale-py" in line
     assert "Traceback" not in errors
     assert contents(the_run()) == files

@@ -227,12 +227,12 @@ def test_a_run_without_checkpoints_that_is_stopped_says_where_it_was_and_is_no_l
     [
         (["--total-timesteps", "90"], "nothing will be learned in --total-timesteps 90 (--learning-starts 100"),
         (["--total-timesteps", "100"], "nothing will be learned"),
-        (["--total-timesteps", "101"], "--target-network-frequency 20 comes due in no step after --learning-starts 100"),
+        (["--total-timesteps", "101"], "--target-network-frequency 20 never comes due after --learning-starts 100"),
         (["--total-timesteps", "121"], ""),
         (["--total-timesteps", "300", "--train-frequency", "400"], "nothing will be learned"),
         (
             ["--total-timesteps", "190", "--target-network-frequency", "99"],
-            "--target-network-frequency 99 comes due in no step",
+            "--target-network-frequency 99 never comes due",
         ),
         (["--total-timesteps", "300", "--keep-checkpoint"], "--keep-checkpoint keeps nothing"),
         (["--total-timesteps", "300", "--learning-starts", "0", "--n-step", "300"], "nothing will be learned"),

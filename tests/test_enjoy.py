@@ -181,8 +181,8 @@ def test_a_file_does_not_choose_a_package_that_is_imported(refused, source):
     run = {"flags": {"env_id": "runs.downloaded.evil:CartPole-v1"}, "script": "dqn"}
     (folder / "config.json").write_text(json.dumps(run))
     (folder / "evil.py").write_text("import pathlib\npathlib.Path('hacked').touch()\n")
-    assert "give that as --env-id" in refused(enjoy, source, str(folder))
-    assert "give that as --env-id" in refused(tables, str(folder))
+    assert "give this id with --env-id" in refused(enjoy, source, str(folder))
+    assert "give this id with --env-id" in refused(tables, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_an_environment_without_a_picture(refused, train):
     folder = train(dqn, *TINY_DQN, "--env-id", "tests.support.probes:Constant-v0", "--total-timesteps", "20", "--save-model")
     flags = ["--run", str(folder), "--env-id", "tests.support.probes:Constant-v0"]
     assert "--video on: tests.support.probes:Constant-v0 has no picture" in refused(enjoy, *flags, "--video", "x.mp4")
-    assert "give that as --env-id" in refused(enjoy, "--run", str(folder))
+    assert "give this id with --env-id" in refused(enjoy, "--run", str(folder))
 
 
 def test_large_scores_keep_their_digits():
@@ -493,7 +493,7 @@ def test_a_table_of_several_models_is_printed_and_written(command, monkeypatch, 
         ([], "RUN_FOLDER (none): name one run folder or more"),
         (["nowhere"], "RUN_FOLDER nowhere: is no run folder"),
         ([str(TEACHER), "--episodes", "0"], "--episodes 0: must be above 0"),
-        ([str(TEACHER), "--out", "no/where"], "--out no/where: must be in a folder that is there"),
+        ([str(TEACHER), "--out", "no/where"], "--out no/where: must be in a folder that exists"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(refused, flags, says):

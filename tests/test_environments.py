@@ -445,5 +445,5 @@ def test_games_that_do_not_come_back_are_refused_in_one_line(result):
         through_a_file(games, other)
     line = str(refused.value)
     assert "\n" not in line
-    assert line.startswith("--resume: PongNoFrameskip-v4 does not come back to what the checkpoint saw")
+    assert line.startswith("--resume: PongNoFrameskip-v4 does not reproduce what the checkpoint saw")
     assert all(f"{name} {version}" in line for name, version in versions().items())

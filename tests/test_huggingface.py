@@ -205,7 +205,7 @@ def test_a_push_can_be_repeated_and_replaces_what_it_put_there(hub, saved):
     assert len(hub.commits) == 2, "one commit each: whole or not at all"
     status, said = push(hub, saved, "--private")
     assert (status, files) == (2, first | own)
-    assert "is there already, for all to see" in said
+    assert "already exists and is public" in said
 
 
 def test_a_run_of_fqi_is_uploaded_and_played_from_there(hub, train):
@@ -275,7 +275,7 @@ def change(**changes) -> Callable[[Path], None]:
         (change(status="stopped"), [], "is not complete but stopped"),
         (change(evaluations={}), [], "no evaluations are in it"),
         (change(evaluations={"agent": {"returns": [], "lengths": [], "capped": 0}}), [], "no evaluations are in it"),
-        (change(flags={"exp_name": "a--b"}), [], "--exp-name a--b: makes no name of a repository"),
+        (change(flags={"exp_name": "a--b"}), [], "--exp-name a--b: is not valid in a repository name"),
         (change(flags={"env_kwargs": {"file": "/mnt/me/m.xml"}}), [], "config.json: holds a local path (/mnt/me/m.xml)"),
         (change(command=["dqn.py", "--dataset=C:\\\\me\\\\x.npz"]), [], "holds a local path"),
         (lambda folder: (folder / "config.json").unlink(), [], "is no run folder"),

@@ -144,7 +144,7 @@ def test_a_run_that_diverges_says_where_and_can_be_seen_to_diverge_again(name):
 
 
 def test_a_run_that_diverges_without_checkpoints_says_how_to_get_there_again(train):
-    with pytest.raises(FloatingPointError, match=r"training, \d+ steps done; the flags of .*config.json lead there again"):
+    with pytest.raises(FloatingPointError, match=r"training, \d+ steps done; the flags in .*config.json reproduce this"):
         train(dqn_atari, *TINY_RUN, "--learning-rate", "1e30", "--checkpoint-frequency", "0")
 
 

@@ -232,7 +232,7 @@ BAD = {
     "window": (["--window", "0"], "--window 0: must be above 0"),
     "group": (["--group-by", "size"], "--group-by size: is no flag of"),
     "selected key": (["--select", "size=3"], "--select size=3: must be key=value, with a key of the runs: "),
-    "selected value": (["--select", "exp_name=dqn"], "--select exp_name=dqn: is of no run; there are toy"),
+    "selected value": (["--select", "exp_name=dqn"], "--select exp_name=dqn: matches no run; there are toy"),
     "threshold": (["--thresholds", '{"CartPole-v1": "high"}'], "--thresholds CartPole-v1: high: must be a number"),
     "threshold of": (["--thresholds", '{"Pong": 1}'], "--thresholds Pong: is not among the environments: CartPole-v1"),
 }
@@ -280,7 +280,7 @@ def test_too_few_runs_to_tell_are_said_to_be_too_few_with_the_difference_of_mean
             make([level + seed], exp_name=name, seed=seed)
     compare("exp_name=new", "exp_name=old")
     said = " ".join(capsys.readouterr().out.split("verdict: ")[1].split())
-    assert said.startswith("too few runs to tell exp_name=new from exp_name=old: p is 0.10 at the least, 4 of each can tell")
+    assert said.startswith("too few runs to tell exp_name=new from exp_name=old: p cannot be below 0.10; 4 runs of each")
     assert "the difference of means is 10.00 on CartPole-v1" in said
     assert "told apart" not in said
 
@@ -309,7 +309,7 @@ def test_comparisons_that_cannot_be_made_are_refused():
         ("exp_name=b", "exp_name=b"): "share 1 runs",
         ("env_id=Acrobot-v1", "exp_name=a"): "has several settings of Acrobot-v1 .exp_name.; --select tells them apart",
         ("exp_name=a", "elsewhere"): "elsewhere: must be key=value, or a folder of runs",
-        ("exp_name=b", "exp_name=d"): "is of no run; there are a, b, c",
+        ("exp_name=b", "exp_name=d"): "matches no run; there are a, b, c",
     }.items():
         with pytest.raises(BadInput, match=reason):
             compare(*pair)

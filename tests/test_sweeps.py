@@ -58,10 +58,7 @@ def test_every_environment_and_seed_is_run_once_and_what_is_complete_is_left_alo
     assert "4 complete" in said.splitlines()[-1]
 
     status, said = sweep("--num-seeds 3 --start-seed 5", "Acrobot-v1")
-    assert (
-        "3 seeds of one environment can never be told apart from as many of another setting by `report compare`; 4 can"
-        in said
-    )
+    assert "3 seeds of one environment are too few for a verdict: `report compare` needs 4 seeds of each setting" in said
     assert status == 0
     assert said.count("complete before") == 3  # a line for each, and the sum
     assert len(folders()) == 5
@@ -158,7 +155,7 @@ def test_a_run_that_may_not_be_resumed_is_told_with_the_reason():
     assert sweep("--num-seeds 1", "CartPole-v1", command=command, TOY_SETTING="a")[0] == 1
     status, said = sweep("--num-seeds 1", "CartPole-v1", command=command, TOY_SETTING="b")
     assert status == 1
-    assert "setting a then, b now: the same weights cannot be promised" in said
+    assert "setting a then, b now: the same weights cannot be guaranteed" in said
 
 
 def test_placeholders_are_filled_and_json_is_not_one(capsys):
@@ -174,13 +171,13 @@ def test_placeholders_are_filled_and_json_is_not_one(capsys):
 
 BAD = {
     "no environment": ([], "python TOY", "--env-ids (none): must name at least one"),
-    "no script": (["CartPole-v1"], "python -m toy", "--command 'python -m toy': must be as"),
+    "no script": (["CartPole-v1"], "python -m toy", "--command 'python -m toy': must look like"),
     "missing script": (["CartPole-v1"], "python cleanrl/dnq.py", "--command cleanrl/dnq.py: is no file"),
     "other file": (["CartPole-v1"], f"python {ROOT}/tests/support/twin_diff.py", "is no training script"),
     "placeholder": (["CartPole-v1"], "python TOY --exp-name {env}", "has {env}; there are {env_id} and {seed}"),
     "quotes": (["CartPole-v1"], "python TOY --exp-name 'a", "cannot be split into words"),
-    "seed": (["CartPole-v1"], "python TOY --seed 3", "holds --seed, which is the sweep's"),
-    "environment": (["CartPole-v1"], "python TOY --env_id=a", "holds --env-id, which is the sweep's"),
+    "seed": (["CartPole-v1"], "python TOY --seed 3", "contains --seed, which the sweep sets"),
+    "environment": (["CartPole-v1"], "python TOY --env_id=a", "contains --env-id, which the sweep sets"),
     "dashed placeholder": (["CartPole-v1"], "python TOY --exp-name {env-id}", "has {env-id}; there are {env_id} and {seed}"),
     "launcher": (["CartPole-v1"], "pyhton TOY", "--command pyhton: is no program here"),
     "flag": (["CartPole-v1"], "python TOY --leve 3", "Unrecognized options: --leve"),

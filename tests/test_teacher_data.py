@@ -337,7 +337,7 @@ def pickled() -> bytes:
         ("--teacher-replay actions", "has an action 5, where --env-id BreakoutNoFrameskip-v4 has 4"),
         ("--teacher-replay REPLAY", "is of PongNoFrameskip-v4, not of --env-id BreakoutNoFrameskip-v4"),
         ("--teacher-replay REPLAY --env-id PongNoFrameskip-v4 --full-action-space", "has 6 actions, where"),
-        ("--teacher-replay-size 5", "says how much of --teacher-replay"),
+        ("--teacher-replay-size 5", "limits --teacher-replay, which is not given"),
         ("--teacher-steps 0", "leaves the offline phase without data"),
         ("--offline-steps 0 --teacher-steps 5", "is data for the offline phase"),
         ("--offline-steps 0 --teacher-replay REPLAY", "is data for the offline phase"),

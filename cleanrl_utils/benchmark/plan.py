@@ -31,8 +31,7 @@ class Args:
     env_ids: tuple[str, ...] = ()
     """environments; each one is passed to the command as --env-id"""
     command: str = ""
-    """script with its flags, such as "python cleanrl/dqn.py --total-timesteps 500000"; {env_id} and {seed} are replaced by
-    the run's"""
+    """script with its flags, such as "python cleanrl/dqn.py --total-timesteps 500000"; {env_id} and {seed} are filled in"""
     num_seeds: Positive = 3
     """seeds per environment"""
     start_seed: NotNegative = 1
@@ -80,7 +79,7 @@ def plan(args: Args) -> list[Work]:
     launcher, words = split(words)
     for name in ("--env-id", "--seed", "--resume"):
         if any(word.split("=")[0].replace("_", "-") == name for word in words):
-            raise BadInput("--command", args.command, f"holds {name}, which is the sweep's")
+            raise BadInput("--command", args.command, f"contains {name}, which the sweep sets")
     script = load(Path(launcher[-1]))
     defaults = as_json(script.Args())
     works = []
@@ -99,7 +98,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
     """The words up to and with the script's file, and its flags. Raises `BadInput`."""
     place = next((i for i, word in enumerate(words) if word.endswith(".py")), 0)
     if place == 0:
-        raise BadInput("--command", repr(" ".join(words)), 'must be as "python cleanrl/dqn.py --flags"')
+        raise BadInput("--command", repr(" ".join(words)), 'must look like "python cleanrl/dqn.py --flags"')
     launcher = words[: place + 1]
     if launcher[0] in PYTHON:
         launcher[0] = sys.executable
@@ -136,4 +135,4 @@ def too_few(args: Args) -> str:
     if args.num_seeds >= (enough := enough_runs(num_tasks)) or args.num_seeds == 1:
         return ""
     of = f"{args.num_seeds} seeds of {'one environment' if num_tasks == 1 else f'{num_tasks} environments'}"
-    return f"{of} can never be told apart from as many of another setting by `report compare`; {enough} can"
+    return f"{of} are too few for a verdict: `report compare` needs {enough} seeds of each setting"

@@ -65,7 +65,7 @@ def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
     for row, job in zip(new, jobs, strict=True):
         row.job = job.job_id
         row.work.log.with_suffix(".slurm").write_text(job.job_id, encoding="utf-8")
-    notice(f"Slurm has {', '.join(sorted({row.job.split('_')[0] for row in rows}))}; the same command looks after it again")
+    notice(f"Slurm has {', '.join(sorted({row.job.split('_')[0] for row in rows}))}; the same command follows it again")
     going, away = rows if args.wait else [], False
     while going:
         queue = queued()

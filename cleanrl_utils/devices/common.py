@@ -38,7 +38,7 @@ def device_names(args: DeviceFlags, available: dict[str, bool], framework: str) 
             choices = " or ".join(choice for choice, there in available.items() if there)
             raise BadInput(flag, value, f"is not available: {framework} finds {choices} on this machine")
     if buffer_name not in (name, "cpu"):
-        raise BadInput("--buffer-device", buffer_name, f"must be cpu, or {name} as the networks")
+        raise BadInput("--buffer-device", buffer_name, f"must be cpu, or {name} like the networks")
     if cuda_graph and name != "cuda":
         raise BadInput("--cuda-graph", "on", f"needs --device cuda, not {name}")
     if cuda_graph and buffer_name != "cuda":

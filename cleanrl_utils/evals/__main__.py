@@ -96,7 +96,7 @@ def main(args: Args) -> None:
         raise BadInput("RUN_FOLDER", "(none)", "name one run folder or more")
     agents = [players.from_folder(folder, "RUN_FOLDER", args.env_id, weights=args.weights) for folder in args.runs]
     if not Path(args.out).parent.is_dir():
-        raise BadInput("--out", args.out, "must be in a folder that is there")
+        raise BadInput("--out", args.out, "must be in a folder that exists")
     table: list[dict[str, Any]] = []
     for player in agents:
         notice(f"{player.name}: {args.episodes} games")

@@ -218,7 +218,7 @@ class SeededGames:
         self.history.play_again(self._reset, step)
         if not all(np.array_equal(getattr(self, name), saved[name]) for name in RESULTS):
             made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
-            raise CannotGoOn(f"--resume: {self.env_id} does not come back to what the checkpoint saw, here with {made_with}")
+            raise CannotGoOn(f"--resume: {self.env_id} does not reproduce what the checkpoint saw, here with {made_with}")
 
     def close(self) -> None:
         """End the games and their threads."""

@@ -184,4 +184,4 @@ def require_known_package(env_id: str, flag: str, source: str) -> None:
     """Raise `BadInput` for an id like `package:Name-v0` from a file: only the user may have a package imported."""
     package, colon, _ = env_id.partition(":")
     if colon and package not in KNOWN_PACKAGES:
-        raise BadInput(flag, source, f"plays {env_id}, for which the package {package} is imported: give that as --env-id")
+        raise BadInput(flag, source, f"plays {env_id}, which imports the package {package}: give this id with --env-id")

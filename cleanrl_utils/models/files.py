@@ -167,7 +167,7 @@ def _require_same(found: dict[str, tuple], expected: dict[str, tuple], network: 
     for missing in sorted(expected.keys() - found.keys()):
         raise ModelError(f"is not a {network}: it lacks `{missing}`")
     for odd in sorted(found.keys() - expected.keys()):
-        raise ModelError(f"is not a {network}: it has `{odd}` besides")
+        raise ModelError(f"is not a {network}: it also has `{odd}`")
     *_, last = expected
     outputs = [name for name in expected if re.split("[./]", name)[:-1] == re.split("[./]", last)[:-1]]  # weights and bias
     same_actions = all(found[name] == expected[name] for name in outputs if len(expected[name]) == 1)

@@ -53,7 +53,7 @@ def compare(args: CompareArgs) -> None:
     sides = [side(args, args.a), side(args, args.b)]
     names = [{Path(one.run.name).resolve() for curves in by_env.values() for one in curves} for by_env in sides]
     if both := names[0] & names[1]:
-        raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, as {min(both).name}")
+        raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, such as {min(both).name}")
     a, b = ({env: np.array([one.final for one in curves]) for env, curves in by_env.items()} for by_env in sides)
     common, result = compared(a, b)
     if not common:
@@ -69,7 +69,7 @@ def compare(args: CompareArgs) -> None:
     output(f"\nprobability that a run of A is ahead of one of B: {result.improvement:.2f} ({interval})")
     if result.verdict == "too few runs":
         differences = ", ".join(f"{a[env].mean() - b[env].mean():.2f} on {env}" for env in common)
-        why = f"p is {result.least_p:.2f} at the least, {enough_runs(len(common))} of each can tell"
+        why = f"p cannot be below {result.least_p:.2f}; {enough_runs(len(common))} runs of each are enough"
         output(f"verdict: too few runs to tell {args.a} from {args.b}: {why}; the difference of means is {differences}")
     else:
         output(f"verdict: {args.a} is {result.verdict} {'from' if result.verdict.startswith('not') else 'than'} {args.b}")

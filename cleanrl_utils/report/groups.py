@@ -84,7 +84,7 @@ def load(source: Source) -> list[Run]:
         found = [run for run in found if run.get("status") == "complete"]
     if not found:
         where = ("--runs", " ".join(source.runs)) if source.wandb is None else ("--wandb", source.wandb)
-        raise BadInput(*where, "holds no complete run of these")
+        raise BadInput(*where, "contains no complete run that the flags select")
     having = [run for run in found if source.metric in run.series]
     if not having:
         there = ", ".join(sorted({tag for run in found for tag in run.series}))
@@ -130,7 +130,7 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
             where = f"{env_id}, {name}"
             ends = sorted({int(one.steps[-1]) for one in curves})
             if len(curves) == 1:
-                notice(f"{where}: one seed only, so there is no interval: one run says nothing of the spread of runs")
+                notice(f"{where}: one seed only, so there is no interval: one run says nothing about the spread of runs")
             if len({one.run.config["flags"].get("total_timesteps") for one in curves}) > 1:
                 notice(
                     f"{where}: runs of unequal length, {ends[0]:,} to {ends[-1]:,} steps; the curve ends with the shorter"
@@ -140,7 +140,7 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
             if few := sum(len(one.values) < one.window for one in curves):
                 notice(f"{where}: {few} of {len(curves)} runs have fewer than {width(source)} values to take the mean of")
             if len({one.run.get("seed") for one in curves}) < len(curves):
-                notice(f"{where}: a seed stands there more than once")
+                notice(f"{where}: the same seed appears more than once")
     return {env_id: dict(sorted(by_name.items())) for env_id, by_name in sorted(groups.items())}
 
 

@@ -121,7 +121,7 @@ def select(runs: list[Run], conditions: Iterable[str], flag: str) -> list[Run]:
         kept = [run for run in runs if _has(run, key) and _same(key, run.get(key), value)]
         if not kept:
             there = sorted({str(run.get(key)) for run in runs if _has(run, key)})
-            raise BadInput(flag, condition, f"is of no run; there are {', '.join(there)}")
+            raise BadInput(flag, condition, f"matches no run; there are {', '.join(there)}")
         runs = kept
     return runs
 

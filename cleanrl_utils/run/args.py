@@ -88,9 +88,7 @@ def empty_phases(args: RunArgs) -> list[str]:
             where = f"{online}in --total-timesteps {total:,} ({reasons})"
             lines.append(f"nothing will be learned {where}: the weights stay as {left}")
         elif (sync := args.target_network_frequency) and first // sync == end // sync > 0:
-            numbers = (
-                f"--target-network-frequency {sync:,} comes due in no step after --learning-starts {args.learning_starts:,}"
-            )
+            numbers = f"--target-network-frequency {sync:,} never comes due after --learning-starts {args.learning_starts:,}"
             lines.append(f"{numbers}: the target network keeps its first weights")
     for period, steps in (
         ("target_network_frequency", "total_timesteps"),

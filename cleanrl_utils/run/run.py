@@ -184,13 +184,13 @@ class Run:
             how = f"to go on from {again}: --resume {self.folder}" if again else f"run folder: {self.folder}"
             notice(f"{status} {'in ' * bool(self.tracker.name)}{where}; {how}")
         if isinstance(error, FloatingPointError):
-            kept = "" if again else f"; the flags of {self.folder / 'config.json'} lead there again"
+            kept = "" if again else f"; the flags in {self.folder / 'config.json'} reproduce this"
             raise FloatingPointError(f"{error} ({where}{kept})") from None
         raise error
 
     def withdraw(self, reason: str) -> None:
         """Say, here and in config.json, that a resumed run will not end with the weights of the run left alone."""
-        notice(f"--resume: {reason}; the weights will not be those of the run left alone")
+        notice(f"--resume: {reason}; the weights will not be those of an uninterrupted run")
         self.config["resumed"][-1]["changed"].append(reason)
         write_json(self.folder / "config.json", self.config)
 
@@ -292,9 +292,9 @@ def flat(made_with: dict[str, object]) -> dict[str, object]:
 def require_same(changed: Mapping[str, str], anyway: bool, folder: Path) -> None:
     """Raise `BadInput` where the weights would not be those of the run left alone, unless `--resume-anyway` is given."""
     for name in {"commit", "hardware"} & changed.keys():
-        notice(f"--resume: {changed[name]}: weights may differ from those of the run left alone")
+        notice(f"--resume: {changed[name]}: weights may differ from those of an uninterrupted run")
     text = ", ".join(line for name, line in changed.items() if name not in ("commit", "hardware"))
     if text and not anyway:
-        raise BadInput("--resume", folder, f"{text}: the same weights cannot be promised; --resume-anyway goes on")
+        raise BadInput("--resume", folder, f"{text}: the same weights cannot be guaranteed; --resume-anyway resumes")
     if text:
-        notice(f"--resume-anyway: {text}; the weights will not be those of the run left alone")
+        notice(f"--resume-anyway: {text}; the weights will not be those of an uninterrupted run")

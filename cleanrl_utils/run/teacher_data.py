@@ -30,7 +30,7 @@ class DataFlags(GameFlags, Protocol):
 def check_data(args: DataFlags) -> None:
     """Set the default of `--teacher-steps`. Raises `BadInput` for flags that make no sense together."""
     if args.teacher_replay_size and args.teacher_replay is None:
-        raise BadInput("--teacher-replay-size", args.teacher_replay_size, f"says how much of {FLAG}, which is not given")
+        raise BadInput("--teacher-replay-size", args.teacher_replay_size, f"limits {FLAG}, which is not given")
     if args.offline_steps == 0:  # kickstarting: the student learns from its own games only
         for flag, value in ((FLAG, args.teacher_replay), ("--teacher-steps", args.teacher_steps)):
             if value:
