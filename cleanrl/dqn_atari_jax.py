@@ -94,7 +94,8 @@ class Args(TrainingArgs):
     learning_rate_end: NotNegativeFloat | None = None
     """final learning rate, reached linearly from learning-rate over total-timesteps; default: no decay"""
     one_cycle: bool = False
-    """instead of a linear decay, raise the rate from half of learning-rate to all of it, then lower it to 0 (`one_cycle`)"""
+    """instead of a linear decay, raise the rate from half of learning-rate to all of it, then lower it to nearly 0
+    (`one_cycle`)"""
     adam_eps: PositiveFloat = 1e-8
     """epsilon of Adam"""
     weight_decay: NotNegativeFloat = 0.0
