@@ -61,7 +61,7 @@ def add_notebook(files: Files, config: MkDocsConfig, path: Path) -> None:
 
 
 def on_page_markdown(markdown: str, page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - mkdocs passes names
-    """Let links to files outside of docs/ lead to their pages."""
+    """Let links to files outside of docs/ lead to their pages, and show commands for pip, uv and Poetry."""
     uri = page.file.src_uri
     if uri.startswith("source/") and uri.count(".") > 1:  # code
         return markdown

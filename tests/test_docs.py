@@ -190,7 +190,8 @@ def test_flags_that_pages_name_exist():
     classes = [report.CompareArgs, *(module.Args for module in modules)]
     known = {flags.flag(field.name) for args_class in classes for field in dataclasses.fields(args_class)}
     known |= {flag.replace("--", "--no-", 1) for flag in known} | {"--help"} | THEIRS
-    fields = [re.findall(r"^    (\w+): ", path.read_text(), re.M) for path in ROOT.glob("benchmark/*.py")]
+    programs = [*ROOT.glob("benchmark/*.py"), ROOT / "docs/tutorial/notebooks/build.py"]
+    fields = [re.findall(r"^    (\w+): ", path.read_text(), re.M) for path in programs]
     known |= {flags.flag(field) for field in sum(fields, [])} | set(re.findall(r'"(--[\w-]+)"', sources()))
     unknown = [
         (page, flag) for page, name in NAMED for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", name) if flag not in known

@@ -85,7 +85,7 @@ def solution(text: Path, repository: str = REPOSITORY) -> NotebookNode:
 
 
 def execute(made: NotebookNode, folder: Path, allow_errors: bool = False) -> None:
-    """Run the cells in a folder, in an environment of which this process's Python is a part. Raises CellExecutionError."""
+    """Run the cells with this Python, in `folder`. Raises CellExecutionError unless `allow_errors`."""
     place = {"metadata": {"path": str(folder)}}
     client = NotebookClient(made, timeout=3600, allow_errors=allow_errors, coalesce_streams=True, resources=place)
     client.execute()
@@ -103,7 +103,7 @@ def without_progress(text: str) -> str:
 
 
 def main(args: Args) -> None:
-    """Write the notebooks beside the tutorial, the solutions into a folder of their own."""
+    """Write the notebooks beside the tutorial, and the solutions to docs/tutorial/solutions."""
     for text in TEXTS:
         place = text.parents[1] / f"{text.stem}.ipynb"
         nbformat.write(exercise(text), place)
