@@ -1,6 +1,6 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in 8 to 14 minutes on 2 modern cores
 # make quickstart-jax   the same by the JAX twin
-# make test         the tests that a change wants run again and again, all but those marked slow: 10 minutes on 2 cores
+# make test         the tests that a change wants run again and again, all but those marked slow: 5 to 10 minutes on 2 cores
 # make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: 40 minutes
 # make test-newest  some of the tests on the newest packages that the index has, in an environment of its own
 # make mutants      breaks the wiring of the scripts in many places, one at a time, and sees tests fail (hours)
