@@ -26,6 +26,7 @@ ENV UV_NO_CACHE=1 PATH=/home/researcher/qdagger/.venv/bin:$PATH
 # The stamps tell make that this is done.
 RUN uv venv --seed --python 3.11 .venv \
     && uv pip install --torch-backend "$TORCH" --constraint requirements/constraints.txt --editable ".[$EXTRAS]" \
-    && mkdir -p runs && touch .venv/run .venv/run-jax
+    && mkdir -p runs && touch .venv/run \
+    && case ",$EXTRAS," in *,jax,*) touch .venv/run-jax ;; esac
 
 CMD ["make", "quickstart"]

@@ -100,10 +100,14 @@ def working(text: str, total: int | None = None) -> Iterator[Callable[[int], Non
     console = error_console()
     columns = SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()
     started, ended = time.monotonic(), threading.Event()
-    line = threading.Timer(SHOW_AFTER, notice, [text])
+
+    def show() -> None:
+        notice(text)
+        keep_saying(lambda: notice(f"{text}: {time.monotonic() - started:.0f} s"), ended)
+
+    line = threading.Timer(SHOW_AFTER, show)
     if not console.is_terminal:
         line.start()
-        keep_saying(lambda: notice(f"{text}: {time.monotonic() - started:.0f} s"), ended)
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as spinner:
             task = spinner.add_task(text, total=total)

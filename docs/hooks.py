@@ -93,9 +93,10 @@ def on_page_content(content: str, page, config: MkDocsConfig, files: Files) -> s
 def with_tabs(commands: re.Match[str]) -> str:
     """A block of commands that run scripts, for each of three ways to install what the scripts need; others as they are."""
     block = commands[1]
-    extras = sorted({extra for script, rest in SCRIPT.findall(block) for extra in extras_of(script, rest)})
-    if not SCRIPT.search(block):
+    runs = SCRIPT.findall(block)
+    if not runs:
         return commands[0]
+    extras = sorted({extra for script, rest in runs for extra in extras_of(script, rest)})
 
     def by_uv(command: re.Match[str]) -> str:
         return " ".join(["uv run", *(f"--extra {extra}" for extra in extras_of(*command.groups())), command[0]])

@@ -64,10 +64,15 @@ def test_the_requirements_hold_the_versions_that_are_tested(path):
     assert path.read_text().splitlines()[0] == "-c constraints.txt"
 
 
+def pinned() -> dict[str, str]:
+    """The versions in constraints.txt, by normalised names of packages."""
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements/constraints.txt").read_text(), re.M)
+    return {name.lower().replace("_", "-"): version for name, version in pins}
+
+
 def test_uv_installs_the_versions_that_are_tested():
     """But for what the index of constraints.txt does not name: what uv takes on other Pythons and systems only."""
-    tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements/constraints.txt").read_text(), re.M))
-    tested = {name.lower().replace("_", "-"): version for name, version in tested.items()}
+    tested = pinned()
     locked = {package["name"]: package["version"] for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
     both = tested.keys() & locked.keys()
     assert {"torch", "jax", "gymnasium", "ale-py", "numpy"} <= both
@@ -77,7 +82,6 @@ def test_uv_installs_the_versions_that_are_tested():
 def test_the_containers_install_extras_that_exist_and_the_tested_torch():
     """Read, not built: that needs a container engine."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    (torch,) = re.findall(r"^torch==(\S+)$", (ROOT / "requirements/constraints.txt").read_text(), re.M)
     dockerfile = (ROOT / "Dockerfile").read_text()
     asked = re.findall(r"EXTRAS=(\S+)", dockerfile)
     assert len(asked) == 2
@@ -87,5 +91,5 @@ def test_the_containers_install_extras_that_exist_and_the_tested_torch():
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{stamp}: " in makefile for stamp in (*stamps, ".venv/dev"))
     container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
-    assert f"torch=={torch} " in container["postCreateCommand"]
+    assert f"torch=={pinned()['torch']} " in container["postCreateCommand"]
     assert container["postCreateCommand"].endswith("make .venv/dev")
