@@ -30,7 +30,7 @@ from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
-from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.huggingface import check_upload, push
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.models.source import explained
 from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability
@@ -140,8 +140,7 @@ def check(args: Args) -> None:
     game_settings(args.env_id)
     if args.capture_video:
         require_video()
-    if args.upload_model:
-        require_upload(args)
+    check_upload(args)
 
 
 # --- Environments ---
@@ -434,14 +433,9 @@ class Learner:
         self.target_network.load_state_dict(self.q_network.state_dict())
         in_torch.use_onednn(self.q_network, self.target_network)  # faster linear layers, on some CPUs
         self.learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor: compiled code sees it change
-        self.optimizer = torch.optim.AdamW(  # differs from the paper: Adam in place of RMSProp
-            self.q_network.parameters(),
-            lr=self.learning_rate,
-            eps=args.adam_eps,
-            weight_decay=args.weight_decay,
-            fused=device.type != "mps",
-            capturable=device.type == "cuda",
-        )
+        # Differs from the paper: Adam in place of RMSProp.
+        more = {"weight_decay": args.weight_decay, "fused": device.type != "mps", "capturable": device.type == "cuda"}
+        self.optimizer = torch.optim.AdamW(self.q_network.parameters(), self.learning_rate, eps=args.adam_eps, **more)
         greedy = functools.partial(greedy_actions, self.q_network)
         self.act = torch.compile(greedy, dynamic=False) if self.compiled else greedy
 

@@ -32,7 +32,7 @@ from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
-from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.huggingface import check_upload, push
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained
 from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability
@@ -140,8 +140,7 @@ def check(args: Args) -> None:
     game_settings(args.env_id)
     if args.capture_video:
         require_video()
-    if args.upload_model:
-        require_upload(args)
+    check_upload(args)
 
 
 # --- Environments ---

@@ -30,7 +30,7 @@ from cleanrl_utils.devices.common import free_memory, read_metrics, require_memo
 from cleanrl_utils.devices.in_jax import choose_devices, choose_threads, described
 from cleanrl_utils.evals.gym import Episodes, Step, film_episode, protocol, require_vector_env, sizes
 from cleanrl_utils.evals.play import Evaluation, evaluate, require_video
-from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.huggingface import check_upload, push
 from cleanrl_utils.models.files import load_params, save_params
 from cleanrl_utils.models.source import explained
 from cleanrl_utils.ranges import FileName, NotNegative, Positive, PositiveFloat, PositiveSizes, Probability
@@ -116,8 +116,7 @@ def check(args: Args) -> None:
     require_vector_env(args)
     if args.capture_video:
         require_video(atari=False)
-    if args.upload_model:
-        require_upload(args)
+    check_upload(args)
 
 
 # --- Networks ---

@@ -32,7 +32,7 @@ from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import MAX_FRAMES, SeededGames, count_actions, film_game, game_settings, protocol
 from cleanrl_utils.evals.play import Act, Evaluation, evaluate, require_video
 from cleanrl_utils.evals.teacher import warn_if_blind, warn_if_faint
-from cleanrl_utils.huggingface import push, require_upload
+from cleanrl_utils.huggingface import check_upload, push
 from cleanrl_utils.models.files import load_into, save_weights
 from cleanrl_utils.models.source import explained, fetch, public_name, teacher_source
 from cleanrl_utils.ranges import FileName, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Probability
@@ -177,8 +177,7 @@ def check(args: Args) -> None:
     check_data(args)
     if args.capture_video:
         require_video()
-    if args.upload_model:
-        require_upload(args)
+    check_upload(args)
 
 
 # --- Environments ---
@@ -489,9 +488,8 @@ def fading(returns: Sequence[float], teacher_return: float, random_return: float
 
 def learning_rates(args: Args) -> tuple[float, float, float]:
     """The learning rate at the start and at the end of the offline phase, and online when the distillation has faded."""
-    start = args.learning_rate
-    middle = start if args.offline_learning_rate_end is None else args.offline_learning_rate_end
-    return start, middle, middle if args.learning_rate_end is None else args.learning_rate_end
+    middle = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
+    return args.learning_rate, middle, middle if args.learning_rate_end is None else args.learning_rate_end
 
 
 def qdagger_loss(
@@ -560,13 +558,8 @@ class Learner:
         # Tensors, so that compiled code sees them change.
         self.coefficient = torch.tensor(args.distill_coefficient, device=device)
         self.learning_rate = torch.tensor(args.learning_rate, device=device)
-        self.optimizer = torch.optim.Adam(
-            self.q_network.parameters(),
-            lr=self.learning_rate,
-            eps=args.adam_eps,
-            fused=device.type != "mps",
-            capturable=device.type == "cuda",
-        )
+        kernels = {"fused": device.type != "mps", "capturable": device.type == "cuda"}
+        self.optimizer = torch.optim.Adam(self.q_network.parameters(), self.learning_rate, eps=args.adam_eps, **kernels)
         policies = (functools.partial(greedy_actions, network) for network in (self.q_network, teacher_network))
         self.act, self.teacher_act = (torch.compile(act, dynamic=False) if self.compiled else act for act in policies)
 
@@ -626,8 +619,7 @@ class State:
 
     learner: Learner
     scores: dict[str, Evaluation]  # of a random player and the teacher, then of the offline student
-    phase: str = ""
-    """collection, offline or online"""
+    phase: str = ""  # collection, offline or online
     step: int = 0  # of the phase: environment steps done over all environments, offline: updates
     rb: ReplayBuffer | None = None
     games: Games | None = None
@@ -705,8 +697,7 @@ def train_offline(state: State, args: Args, run: Run) -> None:
             run.save(state)
     run.advance(state.step)
     read_metrics(state.metrics, OFFLINE_METRICS)  # so that no loss goes unseen
-    student_values = learner.q_values(learner.q_network, rb, args)
-    warn_if_blind(student_values)
+    warn_if_blind(learner.q_values(learner.q_network, rb, args))
     run.save(state)
 
 

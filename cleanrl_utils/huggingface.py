@@ -51,11 +51,14 @@ class UploadFlags(Protocol):
     exp_name: str
     seed: int
     save_model: bool
+    upload_model: bool
     hf_entity: str
 
 
-def require_upload(args: UploadFlags) -> None:
-    """Raise `BadInput` unless `--upload-model` can work: an entity, a saved model, a token that the Hub knows."""
+def check_upload(args: UploadFlags) -> None:
+    """Raise `BadInput` if `--upload-model` is on but cannot work: it needs a saved model, an entity, a token for the Hub."""
+    if not args.upload_model:
+        return
     if not args.save_model:
         raise BadInput("--upload-model", "on", "needs --save-model")
     if not args.hf_entity:

@@ -123,7 +123,7 @@ OF_QDAGGER = (
     ('"charts/offline/distill_loss", "charts/offline/q_values"', '"charts/offline/q_values", "charts/offline/distill_loss"'),
     ('"losses/td_loss", "losses/distill_loss"', '"losses/distill_loss", "losses/td_loss"'),
     ("state.learner.sync(tau=1.0)", "pass", "tests/test_qdagger.py"),
-    ("warn_if_blind(student_values)", "pass"),
+    ("warn_if_blind(learner", "str(learner"),
 )
 OF_VECTORS = (
     ('METRICS = ("losses/td_loss", "losses/q_values")', 'METRICS = ("losses/q_values", "losses/td_loss")', PROBES),
@@ -153,7 +153,7 @@ MUTANTS = [
     Mutant("cleanrl/dqn_atari.py", "step.terminations, step.truncations, self.age",
            "step.terminations, step.terminations, self.age"),
     Mutant("cleanrl/dqn_atari_jax.py", "step.terminations, step.truncations", "step.truncations, step.terminations"),
-    Mutant("cleanrl/dqn_atari.py", "weight_decay=args.weight_decay", "weight_decay=0.0"),
+    Mutant("cleanrl/dqn_atari.py", "\"weight_decay\": args.weight_decay", "\"weight_decay\": 0.0"),
     Mutant("cleanrl/dqn_atari_jax.py", "optax.add_decayed_weights(args.weight_decay)", "optax.add_decayed_weights(0.0)"),
     Mutant("cleanrl/dqn_atari.py", "functools.partial(greedy_actions, self.q_network)",
            "functools.partial(greedy_actions, self.target_network)"),
