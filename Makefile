@@ -1,8 +1,9 @@
 # make quickstart   the main job: a Pong teacher distilled into a student that plays, in 8 to 14 minutes on 2 modern cores
 # make quickstart-jax   the same by the JAX twin
 # make test         the tests that a change wants run again and again, all but those marked slow: 5 to 10 minutes on 2 cores
-# make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: 40 minutes
+# make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: 20 to 40 minutes
 # make test-newest  some of the tests on the newest packages that the index has, in an environment of its own
+# make test-lowest  the same on the lowest versions that pyproject.toml allows
 # make mutants      breaks the wiring of the scripts in many places, one at a time, and sees tests fail (hours)
 # make system-deps  what the tests of clusters and of the site need: Slurm and Chromium, from Debian's packages (else they skip)
 # make twin-diff    how much the scripts of the two frameworks have in common
@@ -12,7 +13,7 @@ WORKERS ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip install --quiet --constraint requirements/constraints.txt
 
-.PHONY: quickstart quickstart-jax system-deps test test-all test-newest mutants check twin-diff docs lock clean
+.PHONY: quickstart quickstart-jax system-deps test test-all test-newest test-lowest mutants check twin-diff docs lock clean
 
 # A processor without fast bfloat16 trains a smaller student; CONFIG=benchmark/configs/quickstart.yaml trains the large one there too.
 FAST := $(shell grep --max-count=1 --only-matching --extended-regexp 'avx512_bf16|amx_bf16' /proc/cpuinfo 2> /dev/null)
@@ -43,11 +44,20 @@ test: .venv/dev
 test-all: .venv/dev
 	$(PYTEST)
 
-NEWEST := maths replay twins dqn fqi formats
+SOME := maths replay twins dqn fqi formats
+SOME_TESTS := python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(SOME:%=tests/test_%.py)
+ALL_EXTRAS := '.[atari,jax,fqi,flappy,plots,video,dev]'
+
 test-newest: .venv/bin/python
 	$(PYTHON) -m venv .venv/newest
-	.venv/newest/bin/python -m pip install --quiet --upgrade --editable '.[atari,jax,fqi,flappy,plots,video,dev]'
-	OMP_NUM_THREADS=1 .venv/newest/bin/python -m pytest --numprocesses $(WORKERS) -m 'not slow' $(NEWEST:%=tests/test_%.py)
+	.venv/newest/bin/python -m pip install --quiet --upgrade --editable $(ALL_EXTRAS)
+	OMP_NUM_THREADS=1 .venv/newest/bin/$(SOME_TESTS)
+
+UV_FLAGS ?= --torch-backend cpu
+test-lowest: .venv/lint
+	.venv/poetry/bin/uv venv --quiet --clear --python $(PYTHON) .venv/lowest
+	VIRTUAL_ENV=.venv/lowest .venv/poetry/bin/uv pip install --quiet --resolution lowest-direct $(UV_FLAGS) --editable $(ALL_EXTRAS)
+	OMP_NUM_THREADS=1 .venv/lowest/bin/$(SOME_TESTS)
 
 mutants: .venv/dev
 	.venv/bin/python -m tests.support.mutants $(ARGS)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -61,6 +64,20 @@ def put_null_device(descriptor: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
+
+
+def warn_in_one_line() -> None:
+    """Show each warning of a library once, in one line, without colours: in a file they would be noise."""
+    shown = set()
+
+    def line(message: Warning | str, _category: type[Warning], filename: str, lineno: int, *_: Any) -> str:
+        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(message)).split()).removeprefix("WARN: ")  # of gymnasium
+        text = f"warning: {text} ({Path(filename).name}:{lineno})\n"
+        again = text in shown
+        shown.add(text)
+        return "" if again else text
+
+    warnings.formatwarning = line
 
 
 def error_console() -> Console:

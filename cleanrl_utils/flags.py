@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from annotated_types import Predicate
 
-from cleanrl_utils.console import guard_error_stream, notice, put_null_device
+from cleanrl_utils.console import guard_error_stream, notice, put_null_device, warn_in_one_line
 from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
 from cleanrl_utils.flag_files import checked, load_yaml
 from cleanrl_utils.flag_help import grouped, in_one_line
@@ -51,12 +51,12 @@ Json = Annotated[
 
 
 WHOLE_NUMBERS = tyro.constructors.ConstructorRegistry()
-"""Makes tyro read 1e6 as a whole number, as configuration files have it."""
+"""Makes tyro read 1e6 and 3.0 as whole numbers, as configuration files have them."""
 
 
 def _whole_number(texts: list[str]) -> int:
     with contextlib.suppress(ValueError):
-        if "e" in texts[0].lower() and float(texts[0]).is_integer():
+        if {*".eE"} & {*texts[0]} and float(texts[0]).is_integer():
             return int(float(texts[0]))
     return int(texts[0])  # whose error tyro knows how to tell
 
@@ -81,6 +81,7 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     cannot go on.
     """
     guard_error_stream()
+    warn_in_one_line()
     try:
         if not script_path(args_class).is_file():
             how = "save it as a file; in a notebook: from cleanrl import dqn; dqn.main(dqn.Args(total_timesteps=50_000))"

@@ -110,7 +110,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
 
     All is checked before a repository is made. Raises `BadInput`, or the errors of the Hub's client.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard  # noqa: PLC0415
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi  # noqa: PLC0415
 
     run = read_run(folder / "config.json", "RUN_FOLDER", folder)
     if run.get("status") != "complete":
@@ -123,7 +123,6 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
         raise BadInput("RUN_FOLDER", folder, "has a config.json that is damaged: no evaluations are in it") from None
     require_nothing_private(files)
     require_entity(entity)
-    ModelCard(files["README.md"].decode()).validate(repo_type="model")
     api = HfApi()
     if private and api.repo_exists(repository) and not api.repo_info(repository).private:
         raise BadInput("--private", "on", f"{repository} already exists and is public; make it private on the Hub first")

@@ -70,16 +70,17 @@ def test_the_files_in_benchmark_configs_are_accepted():
             script.check(flags.parse(script.Args, ["--config", str(file)]))
 
 
-def test_whole_numbers_may_be_written_with_an_exponent(tmp_path):
-    (tmp_path / "flags.yaml").write_text("total_timesteps: 1e6\nbuffer_size: 2.0e+5\nseed: 3\n")
+def test_whole_numbers_may_be_written_with_an_exponent_or_a_point(tmp_path):
+    (tmp_path / "flags.yaml").write_text("total_timesteps: 1e6\nbuffer_size: 2.0e+5\nseed: 3\nnum_envs: 2.0\n")
     args = flags.parse(dqn.Args, ["--config", "flags.yaml"])
-    assert (args.total_timesteps, args.buffer_size, args.seed) == (1_000_000, 200_000, 3)
+    assert (args.total_timesteps, args.buffer_size, args.seed, args.num_envs) == (1_000_000, 200_000, 3, 2)
     assert isinstance(args.total_timesteps, int)
     words = ["--total-timesteps", "1e6", "--buffer-size=2.5e5", "--seed", "7", "--checkpoint-frequency", "1e3"]
     args = flags.parse(dqn.Args, words)
     assert (args.total_timesteps, args.buffer_size, args.seed, args.checkpoint_frequency) == (1_000_000, 250_000, 7, 1000)
     assert isinstance(args.total_timesteps, int)
-    assert flags.parse(dqn_vector.Args, ["--hidden-units", "1e1", "5"]).hidden_units == (10, 5)
+    assert flags.parse(dqn_vector.Args, ["--hidden-units", "1e1", "5.0"]).hidden_units == (10, 5)
+    assert flags.parse(dqn.Args, ["--total-timesteps", f"{2**53 + 1}"]).total_timesteps == 2**53 + 1
 
 
 @pytest.mark.parametrize("number", ["1.5", "1e-3", "ten", "nan", "inf", "1e999"])

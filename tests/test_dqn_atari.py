@@ -40,7 +40,8 @@ def test_a_run_leaves_model_config_and_metrics(train, dqn):
     assert run["status"] == "complete"
     assert run["steps"] == 2000
     assert run["flags"]["env_id"] == "PongNoFrameskip-v4"
-    assert run["versions"]["jax" if "jax" in name else "torch"] in (jax.__version__, torch.__version__)
+    framework = jax if "jax" in name else torch
+    assert framework.__version__.startswith(run["versions"][framework.__name__])  # a CUDA build adds its own
     assert len(run["evaluations"]["agent"]["returns"]) == 1
     assert run["evaluations"]["agent"]["capped"] == 1
     assert run["wall_time"] > 0

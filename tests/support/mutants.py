@@ -218,7 +218,7 @@ def choices(mutant: Mutant) -> list[str]:
     if mutant.tests != WIRING or script not in (*ATARI, *STUDENT):
         return ["not docs"]
     framework = "jax" if "jax" in script else "torch"
-    of_dqn = "(dqn_learns or dqn_is or dqn_logs)"
+    of_dqn = "(test_dqn_ or what_dqn_)"
     of_dqn = of_dqn if script in ATARI else f"not {of_dqn}"
     every = f"({of_dqn} and {framework}) or (row and cleanrl.{script}])"
     flag = re.search(r"args\.(\w+)", mutant.old)
