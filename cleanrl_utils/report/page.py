@@ -143,7 +143,8 @@ def runs_table(groups: Groups) -> list[str]:
                 key = ", ".join(f"{k} {v}" for k, v in about.items() if v is not None)
                 settings[key or f"{made.get('script')}, hardware and versions unknown"].append(Path(one.run.name).name)
                 minutes = made.get("wall_time", one.seconds[-1]) / 60
-                resumed = f", resumed {len(made['resumed'])} times" if made.get("resumed") else ""
+                times = len(made.get("resumed", []))
+                resumed = {0: "", 1: ", resumed once"}.get(times, f", resumed {times} times")
                 done = f"{one.final:.2f} | {one.steps[-1]:,} | {'' if np.isnan(minutes) else f'{minutes:.1f}'}{resumed}"
                 command = f"python {shlex.join(made['command'])}" if "command" in made else Path(one.run.name).name
                 origin = f"`{short(made.get('commit') or 'none')}` | `{command}`"
