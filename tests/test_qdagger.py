@@ -18,7 +18,9 @@ from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
 from cleanrl_utils import curves
 from cleanrl_utils.models.files import load_into, load_weights, save_params
+from cleanrl_utils.run import run as run_module
 from cleanrl_utils.run.checkpoint import Checkpoints
+from cleanrl_utils.run.estimate import estimate, seconds_left
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.run.tracker import Tracker
 from tests.conftest import TEACHER, TINY_RUN, TINY_TEACHER, needs_compiler, scalars, twin_is_slow, watch_updates, weights
@@ -289,6 +291,26 @@ def test_jax_compiles_nothing_while_it_counts_steps(train, monkeypatch):
     assert compilations, "the listener hears of compilations"
     for (name, before), (_, after) in itertools.pairwise(phases):
         assert name == "set-up" or compilations[before:after] == [], name
+
+
+def test_the_time_left_is_that_of_all_updates_and_of_the_online_steps():
+    args = in_torch.Args(offline_steps=1000, total_timesteps=400, learning_starts=100, train_frequency=4)
+    # 800 updates offline and 75 online at 10 per second, 400 steps at 200 per second.
+    assert seconds_left(args, 200, 10.0, 200.0) == pytest.approx(87.5 + 2)
+    assert seconds_left(args, 200, 10.0, None) == pytest.approx(87.5)
+    assert "about 10 min more" in estimate(600)
+    assert "about 2.5 h more" in estimate(9000)
+
+
+def test_the_first_offline_updates_tell_how_long_the_run_takes(train, qdagger, capsys, monkeypatch):
+    monkeypatch.setattr(qdagger, "OFFLINE_LOG_FREQUENCY", 5)
+    asked = []
+    monkeypatch.setattr(run_module, "seconds_left", lambda *about: asked.append(about) or 120.0)
+    train(qdagger, *TINY, "--offline-steps", "20")
+    assert capsys.readouterr().err.count("at this speed the run takes about 2 min more") == 1
+    ((args, done, updates, steps),) = asked
+    assert (args.offline_steps, done) == (20, 5)
+    assert min(updates, steps) > 0
 
 
 @pytest.mark.slow

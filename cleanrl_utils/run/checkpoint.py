@@ -223,3 +223,14 @@ def set_random_states(saved: Archive) -> None:
         if torch.cuda.is_initialized() and len(states["cuda"]) == torch.cuda.device_count():
             for device, state in enumerate(states["cuda"]):
                 torch.cuda.set_rng_state(saved.fill(torch.cuda.get_rng_state(device), state), device)
+
+
+def require_same(changed: Mapping[str, str], anyway: bool, folder: Path) -> None:
+    """Raise `BadInput` where the weights would not be those of the run left alone, unless `--resume-anyway` is given."""
+    for name in {"commit", "hardware"} & changed.keys():
+        notice(f"--resume: {changed[name]}: weights may differ from those of an uninterrupted run")
+    text = ", ".join(line for name, line in changed.items() if name not in ("commit", "hardware"))
+    if text and not anyway:
+        raise BadInput("--resume", folder, f"{text}: the same weights cannot be guaranteed; --resume-anyway resumes")
+    if text:
+        notice(f"--resume-anyway: {text}; the weights will not be those of an uninterrupted run")

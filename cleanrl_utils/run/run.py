@@ -27,14 +27,15 @@ from pathlib import Path
 from types import FrameType
 
 from cleanrl_utils.console import notice
-from cleanrl_utils.errors import BadInput, WriteError
+from cleanrl_utils.errors import WriteError
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.files import replacing, sync_folder, write_json
 from cleanrl_utils.flags import command_line, script_path
 from cleanrl_utils.record import commit, hardware, versions
 from cleanrl_utils.run import replay
 from cleanrl_utils.run.args import RunArgs, empty_phases
-from cleanrl_utils.run.checkpoint import Checkpoints, State, place
+from cleanrl_utils.run.checkpoint import Checkpoints, State, place, require_same
+from cleanrl_utils.run.estimate import estimate, seconds_left
 from cleanrl_utils.run.folder import cut_event_files, lock, new_folder, removed_on_failure
 from cleanrl_utils.run.replay import Replay
 from cleanrl_utils.run.sinks import TRACKERS, Sink, TensorBoard
@@ -199,12 +200,16 @@ class Run:
     def begin(self, name: str, total: int, state: State | None = None, unit: str = "steps") -> None:
         """Begin a loop: a progress bar, the clock of `rate`, and a checkpoint of `state`, at whose step it begins."""
         self.tracker.begin(name, total, unit, state.step if state else 0)
+        self.estimate_due = unit == "updates"
         if state is not None:
             self.save(state)
 
     def advance(self, step: int) -> None:
-        """Move the progress bar."""
+        """Move the progress bar; after the first offline updates, tell how long the run will take."""
         self.tracker.advance(step)
+        if self.estimate_due:
+            self.estimate_due = False
+            notice(estimate(seconds_left(self.args, step, self.rate(), self.tracker.rates.get("teacher's data"))))
 
     def rate(self) -> float:
         """Steps per second of this loop, without evaluations and checkpoints."""
@@ -287,14 +292,3 @@ class Run:
 def flat(made_with: dict[str, object]) -> dict[str, object]:
     """Versions, hardware and commit on one level."""
     return {**made_with["versions"], "hardware": made_with["hardware"], "commit": made_with["commit"]}
-
-
-def require_same(changed: Mapping[str, str], anyway: bool, folder: Path) -> None:
-    """Raise `BadInput` where the weights would not be those of the run left alone, unless `--resume-anyway` is given."""
-    for name in {"commit", "hardware"} & changed.keys():
-        notice(f"--resume: {changed[name]}: weights may differ from those of an uninterrupted run")
-    text = ", ".join(line for name, line in changed.items() if name not in ("commit", "hardware"))
-    if text and not anyway:
-        raise BadInput("--resume", folder, f"{text}: the same weights cannot be guaranteed; --resume-anyway resumes")
-    if text:
-        notice(f"--resume-anyway: {text}; the weights will not be those of an uninterrupted run")

@@ -36,6 +36,7 @@ class Tracker:
         self.task = None
         self.name, self.clock, self.first, self.done, self.latest = "", time.perf_counter(), 0, 0, ""
         self.doing, self.stopped_at = "", None
+        self.rates: dict[str, float] = {}  # steps per second of each loop so far, by its name
         self.bar.start()
         self.closed = threading.Event()
         if self.bar.disable:
@@ -53,7 +54,7 @@ class Tracker:
         """Say how many steps of the loop are done."""
         self.done = done
         if self.task is not None:
-            rate = self.rate()
+            rate = self.rates[self.name] = self.rate()
             text = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
             self.bar.update(self.task, completed=done, rate=text, latest=self.latest)
 
