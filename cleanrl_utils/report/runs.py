@@ -51,29 +51,34 @@ def is_run(folder: Path) -> bool:
 
 
 def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
-    """The runs in folders: each a run folder, or one that holds some.
+    """The runs in folders: each a run folder, or a folder with run folders one or two levels below.
 
-    Raises `BadInput` where there is none, or where one of another project has a file that cannot be read.
+    Raises `BadInput` if there is none, or if a run folder itself cannot be read. One below a folder is skipped with a line.
     """
     runs = []
     for path in map(Path, paths):
-        found = [path] if is_run(path) else sorted(filter(is_run, path.glob("*")))
+        levels = ([path], path.glob("*"), path.glob("*/*"))
+        found = next(filter(None, (sorted(filter(is_run, level)) for level in levels)), None)
         if not found:
             raise BadInput(flag, path, "is no run folder, and holds none")
         for folder in found:
-            if not (folder / "config.json").is_file():
-                runs.append(Run(str(folder), *foreign.read(folder, flag)))
-                continue
             try:
-                run = read_run(folder / "config.json", flag, folder)
+                runs.append(from_folder(folder, flag))
             except BadInput as error:
+                if folder == path:
+                    raise
                 notice(f"skipped: {error}")
-                continue
-            if missing := {"env_id", "exp_name", "seed"} - run["flags"].keys():
-                notice(f"skipped: {folder} has no {', '.join(sorted(missing))} among its flags")
-                continue
-            runs.append(Run(str(folder), run, read_series(folder)))
     return runs
+
+
+def from_folder(folder: Path, flag: str) -> Run:
+    """The run in a folder. Raises `BadInput`."""
+    if not (folder / "config.json").is_file():
+        return Run(str(folder), *foreign.read(folder, flag))
+    run = read_run(folder / "config.json", flag, folder)
+    if missing := {"env_id", "exp_name", "seed"} - run["flags"].keys():
+        raise BadInput(flag, folder, f"has no {', '.join(sorted(missing))} among its flags")
+    return Run(str(folder), run, read_series(folder))
 
 
 def from_wandb(project: str) -> list[Run]:
