@@ -1,12 +1,12 @@
-# make quickstart   the main job: a Pong teacher distilled into a student that plays, in 8 to 14 minutes on 2 modern cores
-# make quickstart-jax   the same by the JAX twin
-# make test         the tests that a change wants run again and again, all but those marked slow: 5 to 10 minutes on 2 cores
-# make test-all     every test, as CI runs them, also whole trainings and what else is long by nature: 20 to 40 minutes
-# make test-newest  some of the tests on the newest packages that the index has, in an environment of its own
-# make test-lowest  the same on the lowest versions that pyproject.toml allows
-# make mutants      breaks the wiring of the scripts in many places, one at a time, and sees tests fail (hours)
-# make system-deps  what the tests of clusters and of the site need: Slurm and Chromium, from Debian's packages (else they skip)
-# make twin-diff    how much the scripts of the two frameworks have in common
+# make quickstart   the main job: distils a Pong teacher into a student, in 8 to 14 minutes on 2 modern cores
+# make quickstart-jax   the same with the JAX twin
+# make test         the tests to run while you work, all except those marked slow: 5 to 10 minutes on 2 cores
+# make test-all     every test, as in CI, including whole trainings and other long tests: 20 to 40 minutes
+# make test-newest  some of the tests with the newest packages in the index, in a separate environment
+# make test-lowest  the same with the lowest versions that pyproject.toml allows
+# make mutants      breaks the wiring of the scripts in many places, one at a time, and checks that tests fail (hours)
+# make system-deps  installs Slurm and Chromium from Debian's packages; the tests of clusters and of the site are skipped without them
+# make twin-diff    shows how much the scripts of the two frameworks have in common
 # make check        lint, lock file, docs: what CI runs after the tests
 
 WORKERS ?= 2
@@ -36,7 +36,7 @@ system-deps:
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --no-install-recommends --yes \
 		slurmctld slurmd slurm-client munge chromium
 
-# Two processes of one thread each: on two cores that is faster than one process of two threads.
+# Two processes with one thread each: on two cores this is faster than one process with two threads.
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test: .venv/dev
@@ -70,14 +70,14 @@ check: .venv/dev .venv/lint
 	.venv/poetry/bin/uv lock --check --quiet
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
-# How much the scripts of the two frameworks have in common; ARGS=--lines shows what differs.
+# Shows how much the scripts of the two frameworks have in common; with ARGS=--lines, what differs.
 twin-diff:
 	$(PYTHON) -m tests.support.twin_diff $(ARGS)
 
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs serve
 
-# An environment of another Python, left by an older command, is made anew. (Parsed first: make looks for the file only once.)
+# Recreates an environment that an older command made with another Python. (Done while parsing: make looks for the file only once.)
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 ifneq ($(wildcard .venv/bin/python),)
   ifneq ($(shell .venv/bin/python -c '$(FITS)' 2>&1 || echo other),)
@@ -86,7 +86,7 @@ ifneq ($(wildcard .venv/bin/python),)
   endif
 endif
 
-# Installed once, and again when what is to be installed has changed. Each target is a stamp in the environment.
+# Installs once, and again when the requirements have changed. Each target is a stamp file in the environment.
 .venv/bin/python:
 	@$(PYTHON) -c '$(FITS)' || { echo "Python 3.11 to 3.14 is needed, and $(PYTHON) is another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
@@ -101,10 +101,10 @@ endif
 
 .venv/dev: .venv/run
 	$(PIP) --editable '.[atari,jax,fqi,flappy,plots,video,trackio,docs,dev]'
-	$(PIP) rliable 'pandas<3'  # tests compare statistics with it; no extra, since Poetry takes very long to lock what it needs
+	$(PIP) rliable 'pandas<3'  # tests compare statistics with it; not in an extra, because Poetry takes very long to lock its dependencies
 	touch $@
 
-# Poetry has many dependencies and checks one file, so it has an environment of its own; uv, which checks another, shares it.
+# Poetry has many dependencies and checks only one file, so it gets a separate environment. uv, which checks another file, shares it.
 .venv/lint: .venv/bin/python
 	$(PYTHON) -m venv .venv/poetry
 	.venv/poetry/bin/python -m pip install --quiet 'poetry==2.5.1' 'uv==0.13.9'

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Atari in a million steps (4M frames): QDagger with the teachers in the box, and DQN; 5 seeds of Pong and Breakout, then 3 of
-# BeamRider and Space Invaders. The same command goes on where it was stopped. From the repository's root; flags are of the
-# sweep, FLAGS of every run:
+# BeamRider and Space Invaders. The same command continues where it stopped. Run from the repository's root; flags go to the
+# sweep, FLAGS to every run:
 #   bash benchmark/atari_1m.sh --workers 2
 # GAMES and SEEDS choose others:
 #   GAMES=PongNoFrameskip-v4 SEEDS=1 bash benchmark/atari_1m.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# atari_1m.sh on one GPU, 10 runs side by side: a run alone leaves most of a large GPU idle, and under CUDA's Multi-Process
-# Service the kernels of all overlap. Wants 16 cores, and 40 GB on the GPU. From the repository's root; flags are
-# of the sweep, FLAGS of every run:
+# atari_1m.sh on one GPU, 10 runs side by side: one run leaves most of a large GPU idle, and under CUDA's Multi-Process
+# Service the kernels of all runs overlap. Needs 16 cores, and 40 GB on the GPU. Run from the repository's root; flags go
+# to the sweep, FLAGS to every run:
 #   bash benchmark/atari_1m_gpu.sh
 set -uo pipefail
 export CUDA_MPS_PIPE_DIRECTORY=${CUDA_MPS_PIPE_DIRECTORY:-/tmp/mps} CUDA_MPS_LOG_DIRECTORY=${CUDA_MPS_LOG_DIRECTORY:-/tmp/mps}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DQN on classic control. From the repository's root; flags are of the sweep, FLAGS of every run:
+# DQN on classic control. Run from the repository's root; flags go to the sweep, FLAGS to every run:
 #   bash benchmark/dqn.sh --workers 2
 #   FLAGS="--track --capture-video" bash benchmark/dqn.sh --backend slurm --slurm-partition cpu
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# DQN in JAX on Atari: 10M steps (40M frames) of each game and seed. From the repository's root; flags are of the sweep, FLAGS of
-# every run:
+# DQN in JAX on Atari: 10M steps (40M frames) of each game and seed. Run from the repository's root; flags go to the sweep,
+# FLAGS to every run:
 #   bash benchmark/dqn_atari_jax.sh --backend slurm --slurm-gpus-per-task 1 --slurm-cpus-per-task 4
 set -euo pipefail
 python -m cleanrl_utils.benchmark --num-seeds 3 \

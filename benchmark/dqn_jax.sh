@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DQN in JAX on classic control. From the repository's root; flags are of the sweep, FLAGS of every run:
+# DQN in JAX on classic control. Run from the repository's root; flags go to the sweep, FLAGS to every run:
 #   bash benchmark/dqn_jax.sh --workers 2
 #   FLAGS="--track --capture-video" bash benchmark/dqn_jax.sh --backend slurm --slurm-partition cpu
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What a GPU is asked first, in about ten minutes: do the tests for CUDA pass, does every Atari script run, does a seed give
-# the same weights twice, and how fast is it? From the repository's root; what is found goes into FOLDER, results.txt first:
+# The first checks on a GPU, in about ten minutes: do the CUDA tests pass, does every Atari script run, does a seed give
+# the same weights twice, and how fast is it? Run from the repository's root; results go to FOLDER, start with results.txt:
 #   bash benchmark/gpu.sh FOLDER
-# A trial without a GPU: DEVICE=cpu STEPS=64 UPDATES=2 SPEED="--rounds 1 --window 0.2" PATIENCE=5 bash benchmark/gpu.sh FOLDER
+# To try it without a GPU: DEVICE=cpu STEPS=64 UPDATES=2 SPEED="--rounds 1 --window 0.2" PATIENCE=5 bash benchmark/gpu.sh FOLDER
 set -uo pipefail
 root=$PWD
 folder=$(realpath -m "${1:?usage: bash benchmark/gpu.sh FOLDER}")
@@ -11,20 +11,20 @@ mkdir -p "$folder"
 export PYTHONPATH=$root
 
 note() { echo "$*" | tee -a "$folder/results.txt"; }
-part() { # NAME SECONDS COMMAND...: a part that fails or takes too long is told, and the others follow
+part() { # NAME SECONDS COMMAND...: a part that fails or takes too long is reported, and the others still run
     if timeout $(($2 * patience)) "${@:3}" > "$folder/$1.txt" 2>&1; then note "$1: $(tail -n 1 "$folder/$1.txt")"; else
         status=1
         note "$1: FAILED, see $1.txt: $(tail -n 1 "$folder/$1.txt")"
     fi
 }
-train() { # NAME SCRIPT FLAGS...: into FOLDER/NAME, to its end
+train() { # NAME SCRIPT FLAGS...: trains to the end, in FOLDER/NAME
     mkdir -p "$folder/$1"
     (cd "$folder/$1" && timeout $((240 * patience)) python "$root/cleanrl/$2.py" --env-id PongNoFrameskip-v4 --seed 1 --device "$device" \
         --total-timesteps "$steps" --learning-starts $((steps / 20)) --buffer-size "$((steps + 200))" \
         --exploration-fraction 0.5 --eval-episodes 2 --eval-max-frames 8000 --save-model "${@:3}" > log.txt 2>&1)
 }
 model() { cat "$folder/$1"/runs/*/*.cleanrl_model 2> /dev/null | sha256sum; }
-compared() { # WHAT NAME NAME: whether two runs ended with the same weights
+compared() { # WHAT NAME NAME: notes whether two runs ended with the same weights
     if ! ls "$folder/$2"/runs/*/*.cleanrl_model "$folder/$3"/runs/*/*.cleanrl_model > /dev/null 2>&1; then
         status=1
         note "$1: FAILED, see $2/log.txt and $3/log.txt"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The reports in docs/benchmark, from the runs that the sweeps beside this file leave. From the repository's root:
+# Writes the reports in docs/benchmark, from the runs of the sweeps in this folder. Run from the repository's root:
 #   bash benchmark/plots.sh             all of them
 #   bash benchmark/plots.sh fqi         one
 set -euo pipefail

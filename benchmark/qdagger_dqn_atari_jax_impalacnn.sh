@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# QDagger in JAX on Atari, each game with the teacher in the box, or else cleanrl's of seed 1 on the Hub. From the repository's
-# root; flags are of the sweep, FLAGS of every run:
+# QDagger in JAX on Atari, each game with the teacher in the box, or else cleanrl's with seed 1 from the Hub. Run from the
+# repository's root; flags go to the sweep, FLAGS to every run:
 #   bash benchmark/qdagger_dqn_atari_jax_impalacnn.sh --backend slurm --slurm-gpus-per-task 1 --slurm-cpus-per-task 4
 set -euo pipefail
 python -m cleanrl_utils.benchmark --num-seeds 3 \

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Is a student ahead of DQN from scratch at every step count? Pong, at the scale of 2 CPU cores: the same network (Nature
-# CNN), replay, optimiser and updates per step for both; 50,000 steps each, 20,000 of the student's played by its teacher.
-# From the repository's root; flags are of the sweep, FLAGS of every run:
+# CNN), replay, optimiser and updates per step for both; 50,000 steps each; the student's include 20,000 played by its
+# teacher.
+# Run from the repository's root; flags go to the sweep, FLAGS to every run:
 #   bash benchmark/qdagger_vs_dqn.sh --workers 2
 set -euo pipefail
 status=0

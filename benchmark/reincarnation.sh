@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Ways to use a teacher, beside DQN from scratch: QDagger, kickstarting, offline training on TD alone, and the teacher's weights
-# trained further. Pong with the teacher in the box, Nature CNN, 5 seeds. The same command goes on where it was stopped.
-# From the repository's root; flags are of the sweep, FLAGS of every run:
+# Ways to use a teacher, compared with DQN from scratch: QDagger, kickstarting, offline training on TD loss only, and training the
+# teacher's weights further. Pong with the teacher in the box, Nature CNN, 5 seeds. The same command continues where it stopped.
+# Run from the repository's root; flags go to the sweep, FLAGS to every run:
 #   bash benchmark/reincarnation.sh --workers 2
 set -euo pipefail
 TEACHER=cleanrl_utils/zoo/PongNoFrameskip-v4-dqn_atari-seed1/dqn_atari.cleanrl_model
