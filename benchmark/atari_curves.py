@@ -1,4 +1,4 @@
-"""The picture of docs/benchmark/atari.md, from the evaluations in a folder.
+"""Draw the picture of docs/benchmark/atari.md from the evaluations in a folder.
 
     python benchmark/atari_curves.py docs/benchmark/atari
 

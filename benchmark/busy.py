@@ -1,10 +1,10 @@
-"""What other work on the same cores costs an update of the PyTorch scripts, by the number of threads.
+"""Measure how other work on the same cores slows an update of the PyTorch scripts, by the number of threads.
 
     python benchmark/busy.py                                        # QDagger's IMPALA student
     python benchmark/busy.py --script dqn_atari --no-bf16
 
-Neighbours are processes that never rest. Every way to use threads has its turn under each of them, in rounds; each turn is a
-process of its own, which updates for some seconds. Prints a table of milliseconds per update: the mean, and the worst.
+Neighbours are processes that never pause. In rounds, every way to use threads has its turn beside each set of them; a turn
+is a separate process that runs updates for some seconds. Prints a table of milliseconds per update: the mean and the worst.
 """
 
 from __future__ import annotations

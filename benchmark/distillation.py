@@ -1,10 +1,10 @@
-r"""How much of its teacher does a student take over in a short offline phase, by temperature and weight of the distillation?
+r"""How much does a student learn from its teacher in a short offline phase, by temperature and weight of the distillation?
 
     python benchmark/distillation.py --pairs 1:0 1:1 1:32 0.1:3 --seeds 1 2 3 --out distillation.csv
 
 For each game, framework, pair and seed it runs the QDagger script up to the end of its offline phase (Nature student), then
 counts in which share of the states of the teacher's own games (epsilon 0.05, other seeds) the student's best action is the
-teacher's, and plays games with the student. Runs that stand in the file already are left out, so it can be interrupted.
+teacher's, and plays games with the student. Runs that are already in the file are skipped, so it can be interrupted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training loops that stand still between turns: the candidates of speed.py, each in a process of its own."""
+"""Training loops that pause between turns: the candidates of speed.py, each in a separate process."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-r"""Is a run that is killed again and again the run that it would have been? Kills real runs at random moments.
+r"""Does a run that is killed again and again end like an uninterrupted one? Kills real runs at random moments.
 
     python benchmark/kills.py --kills 100 cleanrl/dqn_atari.py --env-id PongNoFrameskip-v4 --total-timesteps 2000 \
         --learning-starts 200 --buffer-size 1000 --num-envs 2 --checkpoint-frequency 200 --eval-max-frames 400 --save-model
 
-Lets the run with these flags end once. Then starts it, kills it at a moment drawn uniformly from its length, resumes it,
-kills it again, until it comes to its end, and compares models, counters, scores and all that was logged but the rate. Goes
-on with new runs until there were as many kills as asked for. Ends with status 1 if anything differed. `--signal` says what
-kills: SIGKILL, or SIGTERM or SIGINT (Ctrl-C), after which the run writes a checkpoint.
+First lets a run with these flags finish. Then starts it again, kills it at a moment drawn uniformly from its length, resumes
+it and kills it again until it finishes, and compares models, counters, scores and all that was logged except the rate.
+Repeats this with new runs until there were as many kills as asked for. Ends with status 1 if anything differed. `--signal`
+says what kills: SIGKILL, or SIGTERM or SIGINT (Ctrl-C), after which the run writes a checkpoint.
 """
 
 from __future__ import annotations

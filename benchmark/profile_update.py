@@ -1,7 +1,7 @@
-"""Where the time of one update goes, by torch's profiler: `python benchmark/profile_update.py --bf16`.
+"""Show where the time of one update goes, with torch's profiler: `python benchmark/profile_update.py --bf16`.
 
-Operations are summed into kinds, in milliseconds of an update; on a CPU by the time in the operation itself. Profiling takes
-time of its own: compare shares, not sums.
+Operations are summed by kind, in milliseconds per update; on a CPU by the time in the operation itself. Profiling itself
+takes time too: compare shares, not sums.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-r"""What a run takes as it goes on: does anything grow, does it slow down, does ten times the steps cost ten times as much?
+r"""What a run uses over time: does anything grow, does it slow down, do ten times the steps cost ten times as much?
 
     python benchmark/soak.py docs/benchmark/soak cleanrl/dqn_atari.py --env-id PongNoFrameskip-v4 --total-timesteps 200000 \
         --buffer-size 50000 --learning-starts 10000 --checkpoint-frequency 50000
 
 Runs the script with its flags and looks at it from outside, every five seconds, through Linux's /proc: processor time,
-memory, open files, threads. Processor time is compared and not the clock's, which other work on the machine would move
+memory, open files, threads. It compares processor time, not wall-clock time, which other work on the machine affects
 more. The buffer should be full, and learning have begun, early in the run. Prints a table of the run's fifths, and writes a
 picture and JSON. Needs the extra `plots`.
 """

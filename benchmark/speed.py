@@ -1,10 +1,10 @@
-"""Speed and memory of the Atari scripts beside their peers, in turn, in one run.
+"""Compare speed and memory of the Atari scripts with those of their peers, in turns, in one run.
 
     python benchmark/speed.py                       # the table: 15 minutes on 2 cores
     python benchmark/speed.py --sweep num_envs      # how cost grows; or batch_size, or buffer_size
 
-Every candidate is a process of its own that trains, warmed up and compiled. One runs for a few seconds while the others
-stand still, then the next, and so round and round: what slows the machine slows them all. The scripts run as they are;
+Every candidate trains in a separate process, warmed up and compiled. One runs for a few seconds while the others pause,
+then the next, round after round, so that what slows the machine slows them all. The scripts run as they are;
 only their `Run` and their `Games` are replaced by ones that keep the time. Prints a table and writes it with a
 picture and all numbers (JSON); on a CPU or a CUDA machine. Needs the extras `atari`, `jax` and `plots`.
 """

@@ -1,4 +1,4 @@
-"""The pictures of speed.py. Needs the extra `plots`."""
+"""Draw the pictures of speed.py. Needs the extra `plots`."""
 
 from __future__ import annotations
 

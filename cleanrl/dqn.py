@@ -38,7 +38,7 @@ from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
 
 LOG_FREQUENCY = 500  # environment steps between readings of losses and rates
-METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
+METRICS = ("losses/td_loss", "losses/q_values")  # metrics that an update returns
 
 
 @dataclass
@@ -136,7 +136,7 @@ class QNetwork(nn.Module):
         self.network = nn.Sequential(*hidden, nn.Linear(widths[-1], num_actions))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Q-values of all actions."""
+        """Return the Q-values of all actions."""
         return self.network(obs)
 
 
@@ -144,7 +144,7 @@ class QNetwork(nn.Module):
 
 
 class Batch(NamedTuple):
-    """Transitions: observations (B, D), the rest (B,). Sampled in NumPy, learned from on the device."""
+    """Transitions: observations (B, D), the rest (B,). Sampled in NumPy, then copied to the device."""
 
     obs: Tensor
     actions: Tensor
@@ -156,11 +156,11 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """Transitions of N environments, kept as time-major rings in host memory.
 
-    Row t holds what was seen, what was done, and what that step brought. As the step after an episode's end resets, the
-    observation after row t is always row t+1, also after a truncation: each observation is kept once.
+    Row t holds the observation, the action and its result. Because the step after the end of an episode resets it, the
+    observation after row t is always in row t+1, even after a truncation, and each observation is stored only once.
     """
 
-    # What a checkpoint holds of it.
+    # Attributes that a checkpoint saves.
     KEPT = ("obs", "actions", "rewards", "terminations", "truncations", "valid", "head", "num_stored")
 
     def __init__(self, size: int, num_envs: int, obs_size: int, n_step: int, gamma: float) -> None:
@@ -180,19 +180,19 @@ class ReplayBuffer:
 
     @staticmethod
     def min_rows(n_step: int) -> int:
-        """Rows of the smallest ring that, once full, has a transition to draw.
+        """Return the fewest rows with which a full ring has a transition to draw.
 
-        Three, of which one may be a reset and the next a cut's, and n more.
+        Three rows, of which one may be a reset and the next may come from `cut`, and n more after them.
         """
         return n_step + 3
 
     @staticmethod
     def transition_bytes(obs_size: int) -> int:
-        """Memory that a transition takes: the numbers of its observation, and what a step brought."""
+        """Return the bytes that a transition takes: the numbers of its observation, then action, reward and flags."""
         return 4 * obs_size + 15
 
     def add(self, obs: np.ndarray, actions: np.ndarray, step: Step) -> None:
-        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        """Store one vector step: observations, actions and results; a reset is stored as an invalid row."""
         self.obs[self.head] = obs
         self.actions[self.head] = actions
         self.rewards[self.head] = step.rewards
@@ -203,16 +203,16 @@ class ReplayBuffer:
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
     def cut(self, obs: np.ndarray) -> None:
-        """End all episodes here, where a resumed run cannot go on with them: the step before is truncated.
+        """Truncate all episodes at the last stored step, because a resumed run cannot continue them.
 
-        It bootstraps from what was seen last, `obs`; that is held by one more row, which is no step.
+        That step bootstraps from `obs`, the last observations. They are stored in an extra row, which is not a step.
         """
         self.truncations[self.head - 1] |= self.valid[self.head - 1] & ~self.terminations[self.head - 1]
         blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
         self.add(obs, blank, Step(blank, blank, blank, resets, []))
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+        """Draw indices (num_batches, batch_size) of transitions uniformly; (0, batch_size) if nothing can be drawn.
 
         A transition can be drawn if its row is valid and has n rows after it.
         """
@@ -229,7 +229,7 @@ class ReplayBuffer:
         return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
 
     def sample(self, index: np.ndarray) -> Batch:
-        """The transitions at `index` (B,), in NumPy."""
+        """Return the transitions at `index` (B,), in NumPy."""
         row, env = np.divmod(index, self.num_envs)
         rows, envs = (row[:, None] + np.arange(self.n_step + 1)) % self.num_rows, env[:, None]  # (B, n + 1): rows t .. t+n
         terminated = self.terminations[rows[:, :-1], envs]
@@ -249,12 +249,12 @@ class ReplayBuffer:
 
 
 def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
-    """`start` at step 0, `end` from step `duration` on, a line between."""
+    """Interpolate linearly from `start` at step 0 to `end` at step `duration`; stay at `end` after that."""
     return end if step >= duration else start + (end - start) * step / duration
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    """Count the multiples of `period` in (step, step + num_steps]: how often something is due. Period 0 means never."""
     return (step + num_steps) // period - step // period if period else 0
 
 
@@ -266,7 +266,7 @@ def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor
 def td_loss(
     q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool = False, huber: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
+    """Return the mean squared (or Huber) temporal-difference error of a batch, then the mean Q-value of its actions."""
     with torch.no_grad():
         next_q_values = target_network(batch.next_obs)
         chooser = q_network(batch.next_obs) if double_q else next_q_values
@@ -279,11 +279,11 @@ def td_loss(
 
 
 LossFn = Callable[[nn.Module, nn.Module, Batch], tuple[Tensor, Tensor]]
-"""A loss of a network, its target network and a batch, as `td_loss`."""
+"""A loss function of a network, its target network and a batch, such as `td_loss`."""
 
 
 def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    """Replace each action (N,) by a uniformly random one with probability `epsilon`."""
     explore = rng.random(len(greedy_actions)) < epsilon
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
@@ -300,7 +300,7 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 def update(
     q_network: nn.Module, target_network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, loss_fn: LossFn
 ) -> Tensor:
-    """One step of the optimizer on a batch's loss; returns the loss and the mean Q-value (2,), on the device."""
+    """Take one optimizer step on the loss of a batch; returns the loss and the mean Q-value (2,), on the device."""
     loss, q_value = loss_fn(q_network, target_network, batch)
     optimizer.zero_grad()
     loss.backward()
@@ -310,7 +310,7 @@ def update(
 
 @torch.no_grad()
 def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
-    """Move the target network towards the online network by the share `tau`."""
+    """Move the target network towards the online network by the fraction `tau`."""
     torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
 
 
@@ -320,7 +320,7 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 class Learner:
     """The network and its optimizer, and the functions that act and learn."""
 
-    KEPT = ("q_network", "target_network", "optimizer")  # what a checkpoint holds of it
+    KEPT = ("q_network", "target_network", "optimizer")  # attributes that a checkpoint saves
 
     def __init__(self, args: Args, device: torch.device) -> None:
         self.device = device
@@ -337,24 +337,24 @@ class Learner:
         self.finite = torch.ones(1, device=device)  # 1 while every loss was finite
 
     def policy(self) -> Callable[[np.ndarray], np.ndarray]:
-        """The greedy policy of the network as it is."""
+        """Return the greedy policy of the current network."""
         return player(self.q_network, self.device)
 
     def update(self, batch: Batch) -> Tensor:
-        """Learn from a batch in NumPy; returns the metrics (3,) on the device; the last is 1 while every loss was finite."""
+        """Learn from a NumPy batch; returns the metrics (3,) on the device, the last 1 as long as every loss was finite."""
         batch = Batch(*(torch.from_numpy(values).to(self.device) for values in batch))
         metrics = update(self.q_network, self.target_network, self.optimizer, batch, self.loss_fn)
         self.finite *= torch.isfinite(metrics[0])
         return torch.cat([metrics, self.finite])
 
     def sync(self, tau: float, times: int = 1) -> None:
-        """Move the target network towards the online network by the share `tau`, `times` times."""
+        """Move the target network towards the online network by the fraction `tau`, `times` times."""
         sync(self.q_network, self.target_network, 1 - (1 - tau) ** times)
 
 
 @dataclass
 class State:
-    """Where the run is: what a checkpoint holds, and all that it holds."""
+    """The state of the run; its fields are exactly what a checkpoint holds."""
 
     learner: Learner
     rb: ReplayBuffer
@@ -400,15 +400,15 @@ def train(state: State, args: Args, run: Run) -> None:
             run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
             run.scalars(read_metrics(state.metrics, METRICS), state.step)
         if run.due(state.step):
-            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            read_metrics(state.metrics, METRICS)  # raises an error if the run has diverged, so that it is not saved
             run.save(state)
     run.advance(state.step)
-    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    read_metrics(state.metrics, METRICS)  # checks the last losses too
     run.save(state)
 
 
 def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
-    """Play whole episodes with the network as it is; log their mean return, and save the weights of the best evaluation."""
+    """Play whole episodes with the current network, log their mean return, and save the weights of the best evaluation."""
     policy, episodes = state.learner.policy(), Episodes(args, EVALUATION, args.eval_episodes)
     with run.evaluating(state):
         result = evaluate(policy, episodes, args.seed, args.eval_epsilon, args.eval_max_steps)
@@ -423,12 +423,12 @@ def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
 
 
 def player(q_network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy as it is called in training and evaluation: observations (N, D) to actions (N,), in NumPy."""
+    """Return the greedy policy for training and evaluation: NumPy observations (N, D) to NumPy actions (N,)."""
     return lambda obs: greedy_actions(q_network, torch.as_tensor(obs, device=device)).cpu().numpy()
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
+    """Load the greedy policy of a model file, for `cleanrl_utils.enjoy` to play. Raises `ModelError`."""
     obs_size, num_actions = sizes(args)
     q_network = QNetwork(obs_size, num_actions, args.hidden_units, args.activation)
     load_into(q_network, path)

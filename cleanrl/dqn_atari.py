@@ -39,8 +39,8 @@ from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
 
-LOG_FREQUENCY = 1000  # environment steps between readings of losses and rates: each waits for the device
-METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
+LOG_FREQUENCY = 1000  # environment steps between readings of losses and rates; each reading waits for the device
+METRICS = ("losses/td_loss", "losses/q_values")  # metrics that an update returns
 
 
 @dataclass
@@ -147,23 +147,23 @@ def check(args: Args) -> None:
 
 
 class Step(NamedTuple):
-    """What a step brought, (N,) each."""
+    """The result of one step; arrays are (N,)."""
 
-    rewards: np.ndarray  # raw, as the game counts
-    terminations: np.ndarray  # the return ended: the game did, or a life was lost
-    truncations: np.ndarray  # the game was cut by its limit of frames
-    resets: np.ndarray  # the step ignored its action and began a new game: no transition starts there
-    finished: list[tuple[float, int]]  # undiscounted raw return and length in steps of each whole game that a reset ended
+    rewards: np.ndarray  # raw, as the game counts them
+    terminations: np.ndarray  # the return ends here: the game is over, or a life was lost
+    truncations: np.ndarray  # the game was cut at its frame limit
+    resets: np.ndarray  # the step ignored its action and began a new game, so no transition starts there
+    finished: list[tuple[float, int]]  # of the game before each reset: raw undiscounted return, length in steps
 
 
 class Games:
-    """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
+    """N games under the classic Atari protocol, which step in background threads between `send` and `recv`.
 
-    A lost life sets `terminations`, and the game goes on. The step after a game's end is its reset (NEXT_STEP autoreset). If
-    the game then waits for FIRE, FIRE is played in place of the next action. In evaluation a lost life ends nothing.
+    A lost life sets `terminations` (except in evaluation), but the game goes on. The step after the end of a game resets it
+    (NEXT_STEP autoreset). After a reset or a lost life, FIRE replaces the next action in games that wait for FIRE.
     """
 
-    KEPT = ("envs", "fire")  # what a checkpoint holds of it
+    KEPT = ("envs", "fire")  # attributes that a checkpoint saves
 
     def __init__(self, args: Args, purpose: int, num_games: int) -> None:
         self.num_games, evaluation = num_games, purpose == EVALUATION
@@ -172,27 +172,27 @@ class Games:
             purpose,
             num_games,
             max_num_frames_per_episode=args.eval_max_frames if evaluation else MAX_FRAMES,
-            # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+            # Differs from the paper: frames from before a lost life stay in the stack, since the game goes on.
             life_loss_info=args.life_loss and not evaluation,  # `episodic_life` would reset at each lost life
         )
         self.num_actions, self.fire = self.envs.num_actions, np.full(num_games, self.envs.waits_for_fire)
 
     @property
     def obs(self) -> np.ndarray:
-        """What is seen now: (N, 4, 84, 84) uint8, oldest frame first."""
+        """The current observations: (N, 4, 84, 84) uint8, oldest frame first."""
         return self.envs.obs
 
     def send(self, actions: np.ndarray) -> np.ndarray:
-        """Send actions (N,) int64; returns those that are played, FIRE among them."""
+        """Send actions (N,) int64; returns the actions that are really played, including FIRE."""
         actions = np.where(self.fire, 1, actions)
         self.envs.send(actions)
         return actions
 
     def recv(self) -> Step:
-        """Wait for the step that was sent; `obs` is what is seen after it."""
+        """Wait for the step that was sent and return its result; `obs` is then the observations after it."""
         lives = self.envs.lives
         step = Step(*self.envs.recv())
-        # A reset presses FIRE by itself, but for one raw frame only, which a sticky action may replace.
+        # A reset presses FIRE too, but only for one raw frame, which a sticky action may replace.
         self.fire = ((self.envs.lives < lives) | step.resets) & self.envs.waits_for_fire
         return step
 
@@ -223,11 +223,11 @@ class NatureCNN(nn.Module):
         )
 
     def forward(self, obs: Tensor, bf16: bool = False) -> Tensor:
-        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        """Return the Q-values of all actions; `bf16` computes all layers except the last in bfloat16."""
         x = (obs.float() / 255.0).contiguous(memory_format=torch.channels_last)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=bf16):
             x = self.network[:-1](x)
-        return self.network[-1](x.float())  # float32: bfloat16's step near 1 is as large as Pong's action gaps
+        return self.network[-1](x.float())  # float32: bfloat16's spacing near 1 is as large as Pong's action gaps
 
 
 # --- Replay buffer ---
@@ -246,13 +246,13 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """Transitions of N environments, kept as time-major rings of single frames (7.06 kB per transition).
 
-    Row t holds, per environment, the newest frame of the observation that the action was chosen on, and what
-    that step brought. As the step after a game's end resets, the observation after row t is always row t+1, also
-    after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
+    Row t holds, per environment, the newest frame of the observation that the action was chosen on, the action, and
+    its result. Because the step after the end of a game resets it, the observation after row t is always in row t+1,
+    even after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
     KEPT = ("frames", "actions", "rewards", "terminations", "truncations", "ages", "valid", "age")
-    KEPT += ("head", "num_stored", "num_valid")  # what a checkpoint holds of it
+    KEPT += ("head", "num_stored", "num_valid")  # attributes that a checkpoint saves
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -275,11 +275,11 @@ class ReplayBuffer:
 
     @staticmethod
     def min_rows(n_step: int) -> int:
-        """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
+        """Return the fewest rows with which a full ring has a row to draw: it needs 3 rows before it and n after it."""
         return n_step + 4
 
     def add(self, obs: Tensor, actions: np.ndarray, step: Step) -> None:
-        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        """Store one vector step: observations, actions and results; a reset is stored as an invalid row."""
         row = slice(self.head * self.num_envs, (self.head + 1) * self.num_envs)
         self.frames[row] = obs[:, -1].reshape(self.num_envs, -1).view(torch.int64)
         rings = self.actions, self.rewards, self.terminations, self.truncations, self.ages
@@ -293,13 +293,13 @@ class ReplayBuffer:
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+        """Draw indices (num_batches, batch_size) of transitions uniformly; (0, batch_size) if nothing can be drawn.
 
         A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
-        before it: the oldest rows would build their stacks from the newest frames.
+        before it, since the oldest rows would build their stacks from the newest frames.
         """
         oldest, first = (self.head, 3) if self.num_stored == self.num_rows else (0, 0)
-        last = self.num_stored - self.n_step  # in rows since the oldest, as `first`
+        last = self.num_stored - self.n_step  # counted in rows from the oldest, like `first`
         fringe = [*range(first), *range(max(last, first), self.num_stored)]
         if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
             return np.zeros((0, batch_size), dtype=np.int64)
@@ -312,7 +312,7 @@ class ReplayBuffer:
         return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
 
     def sample(self, index: Tensor) -> Batch:
-        """The transitions at `index` (B,). Holds no state and reads no size, so that a graph can replay it."""
+        """Return the transitions at `index` (B,). Changes no state and reads no counter, so a CUDA graph can replay it."""
         rows, envs = index[:, None] // self.num_envs, index[:, None] % self.num_envs
         window = (rows + self.window) % self.num_rows * self.num_envs + envs  # (B, 4 + n): rows t-3 .. t+n
         frames = self.frames.index_select(0, window.flatten()).view(*window.shape, -1)
@@ -332,11 +332,11 @@ class ReplayBuffer:
         )
 
     def _stack(self, frames: Tensor, start: Tensor, ages: Tensor) -> Tensor:
-        """Frames start..start+3 of each window (B, 4 + n, 882), zeros where they are older than the game."""
+        """Stack frames start..start+3 of each window (B, 4 + n, 882); frames older than the game become zeros."""
         position = torch.arange(4, device=frames.device)
         stack = frames[torch.arange(len(frames), device=frames.device)[:, None], start + position]
         stack = stack * (3 - position <= ages)[:, :, None]
-        # Channels last, as convolutions want them: transposed here, where a pixel is one byte.
+        # Channels last, which convolutions prefer; transposed here, where a pixel is still one byte.
         return stack.view(torch.uint8).view(-1, 4, 84, 84).contiguous(memory_format=torch.channels_last)
 
 
@@ -344,14 +344,14 @@ class ReplayBuffer:
 
 
 def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
-    """`start` at step 0, `end` from step `duration` on, a line between."""
+    """Interpolate linearly from `start` at step 0 to `end` at step `duration`; stay at `end` after that."""
     return end if step >= duration else start + (end - start) * step / duration
 
 
 def one_cycle(peak: float, duration: float, step: int) -> float:
-    """Learning rate that rises for 30% of `duration` and falls to its end, along cosines (Smith and Topin 2019).
+    """Return a learning rate that rises for 30% of `duration`, then falls to its end, along cosines (Smith and Topin 2019).
 
-    From `peak` / 2 to `peak` to `peak` / 20,000: torch's OneCycleLR with div_factor 2.
+    It goes from `peak` / 2 up to `peak` and down to `peak` / 20,000, as torch's OneCycleLR with div_factor 2.
     """
     rise = 0.3 * duration
     start, end, progress = peak / 2, peak, step / rise
@@ -361,7 +361,7 @@ def one_cycle(peak: float, duration: float, step: int) -> float:
 
 
 def learning_rate_at(args: Args, step: int) -> float:
-    """The learning rate that the flags give a step: constant, on a line, or one cycle."""
+    """Return the learning rate that the flags set for a step: constant, linear decay, or one cycle."""
     if args.one_cycle:
         return one_cycle(args.learning_rate, args.schedule_length, step)
     end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
@@ -369,7 +369,7 @@ def learning_rate_at(args: Args, step: int) -> float:
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    """Count the multiples of `period` in (step, step + num_steps]: how often something is due. Period 0 means never."""
     return (step + num_steps) // period - step // period if period else 0
 
 
@@ -381,7 +381,7 @@ def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor
 def td_loss(
     q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool, bf16: bool
 ) -> tuple[Tensor, Tensor]:
-    """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
+    """Return the mean squared (or Huber) temporal-difference error of a batch, then the mean Q-value of its actions."""
     with torch.no_grad():
         next_q_values = target_network(batch.next_obs, bf16)
         chooser = q_network(batch.next_obs, bf16) if double_q else next_q_values
@@ -394,7 +394,7 @@ def td_loss(
 
 
 def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    """Replace each action (N,) by a uniformly random one with probability `epsilon`."""
     explore = rng.random(len(greedy_actions)) < epsilon
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
@@ -410,7 +410,7 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
-    """Move the target network towards the online network by the share `tau`."""
+    """Move the target network towards the online network by the fraction `tau`."""
     torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
 
 
@@ -418,9 +418,9 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 
 
 class Learner:
-    """The networks and their optimizer, and the functions that act and update, compiled if asked."""
+    """The networks and their optimizer, and the functions that act and update, compiled on request."""
 
-    KEPT = ("q_network", "target_network", "optimizer")  # what a checkpoint holds of it
+    KEPT = ("q_network", "target_network", "optimizer")  # attributes that a checkpoint saves
 
     def __init__(self, args: Args, device: torch.device) -> None:
         self.device, num_actions = device, count_actions(args)
@@ -432,7 +432,7 @@ class Learner:
                 load_into(self.q_network, Path(args.initial_model))
         self.target_network.load_state_dict(self.q_network.state_dict())
         in_torch.use_onednn(self.q_network, self.target_network)  # faster linear layers, on some CPUs
-        self.learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor: compiled code sees it change
+        self.learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor, so compiled code sees it change
         # Differs from the paper: Adam in place of RMSProp.
         more = {"weight_decay": args.weight_decay, "fused": device.type != "mps", "capturable": device.type == "cuda"}
         self.optimizer = torch.optim.AdamW(self.q_network.parameters(), self.learning_rate, eps=args.adam_eps, **more)
@@ -440,10 +440,10 @@ class Learner:
         self.act = torch.compile(greedy, dynamic=False) if self.compiled else greedy
 
     def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
-        """The update from indices (batch_size,) in `rb` to metrics: sample, loss, gradient, step.
+        """Make the update, a function from indices (batch_size,) in `rb` to metrics: sample, loss, gradient, step.
 
-        Compiled and warmed up here, outside of SPS. It never waits for the device, unless a buffer in host memory has to be
-        copied there. The metrics stay on the device: the values of the loss, then a 1 while every loss was finite.
+        It is compiled and warmed up here, outside of SPS. It waits for the device only to copy batches from a buffer in host
+        memory. The metrics stay on the device: the values that the loss returns, then 1 as long as every loss was finite.
         """
         finite = torch.ones((), device=self.device)
 
@@ -455,7 +455,7 @@ class Learner:
 
         if self.compiled and rb.frames.device.type == self.device.type:
             sampled_loss = torch.compile(sampled_loss, dynamic=False)
-        elif self.compiled:  # no function on two devices
+        elif self.compiled:  # one compiled function cannot span two devices
             loss_fn = torch.compile(loss_fn, dynamic=False)
         with working("compiling (--no-compile leaves that out)" if self.compiled else "warming up"):
             self.act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=self.device))
@@ -473,13 +473,13 @@ class Learner:
         return in_torch.cuda_graph(update, args.batch_size, self.q_network, self.optimizer) if args.cuda_graph else update
 
     def sync(self, tau: float, times: int = 1) -> None:
-        """Move the target network towards the online network by the share `tau`, `times` times."""
+        """Move the target network towards the online network by the fraction `tau`, `times` times."""
         sync(self.q_network, self.target_network, 1 - (1 - tau) ** times)
 
 
 @dataclass
 class State:
-    """Where the run is: what a checkpoint holds, and all that it holds."""
+    """The state of the run; its fields are exactly what a checkpoint holds."""
 
     learner: Learner
     rb: ReplayBuffer
@@ -501,13 +501,13 @@ def train(state: State, args: Args, run: Run) -> None:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
             evaluate_agent(state, args, run)
 
-        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The replay keeps what is played.
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The buffer stores what is played.
         obs = torch.as_tensor(games.obs, device=learner.device)
         epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
         greedy = learner.act(obs).cpu().numpy()
         actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
 
-        # Learn from what is stored, while the games go on in their threads.
+        # Learn from stored transitions while the games step in their threads.
         if state.step >= args.learning_starts:
             learner.learning_rate.fill_(learning_rate_at(args, state.step))
             num_updates = crossed(state.step, args.num_envs, args.train_frequency)
@@ -516,11 +516,11 @@ def train(state: State, args: Args, run: Run) -> None:
             if syncs := crossed(state.step, args.num_envs, args.target_network_frequency):
                 learner.sync(args.tau, syncs)
 
-        # Receive and store. Rewards are learned by their sign and reported raw.
+        # Receive and store. The buffer holds the signs of the rewards; reports use raw rewards.
         step = games.recv()
         rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
 
-        # Record. Losses are read from the device only where they are logged: each reading waits for it.
+        # Record. Losses are read from the device only when they are logged, since each reading waits for the device.
         state.step += args.num_envs
         run.episodes(step.finished, state.step)
         run.advance(state.step)
@@ -528,14 +528,14 @@ def train(state: State, args: Args, run: Run) -> None:
             run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
             run.scalars(read_metrics(state.metrics, METRICS), state.step)
         if run.due(state.step):
-            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            read_metrics(state.metrics, METRICS)  # raises an error if the run has diverged, so that it is not saved
             run.save(state)
-    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    read_metrics(state.metrics, METRICS)  # checks the last losses too
     run.save(state)
 
 
 def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
-    """Play whole games with the network as it is; log their mean return, and save the weights of the best evaluation."""
+    """Play whole games with the current network, log their mean return, and save the weights of the best evaluation."""
     policy = player(state.learner.q_network, state.learner.device)
     with run.evaluating(state):
         result = evaluate(policy, Games(args, EVALUATION, args.eval_episodes), args.seed, args.eval_epsilon)
@@ -550,12 +550,12 @@ def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
 
 
 def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy, uncompiled."""
+    """Return the greedy policy for evaluation, uncompiled: NumPy observations (E, 4, 84, 84) to NumPy actions (E,)."""
     return lambda obs: greedy_actions(network, torch.as_tensor(obs, device=device)).cpu().numpy()
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
+    """Load the greedy policy of a model file on the CPU, for `cleanrl_utils.enjoy` to play. Raises `ModelError`."""
     q_network = NatureCNN(count_actions(args))
     load_into(q_network, path)
     return player(q_network, torch.device("cpu"))

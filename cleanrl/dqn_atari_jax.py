@@ -41,8 +41,8 @@ from cleanrl_utils.run.checkpoint import Checkpoints
 from cleanrl_utils.run.run import Run
 from cleanrl_utils.seeds import EVALUATION, TRAINING
 
-LOG_FREQUENCY = 1000  # environment steps between readings of losses and rates: each waits for the device
-METRICS = ("losses/td_loss", "losses/q_values")  # what an update measures
+LOG_FREQUENCY = 1000  # environment steps between readings of losses and rates; each reading waits for the device
+METRICS = ("losses/td_loss", "losses/q_values")  # metrics that an update returns
 
 
 @dataclass
@@ -147,23 +147,23 @@ def check(args: Args) -> None:
 
 
 class Step(NamedTuple):
-    """What a step brought, (N,) each."""
+    """The result of one step; arrays are (N,)."""
 
-    rewards: np.ndarray  # raw, as the game counts
-    terminations: np.ndarray  # the return ended: the game did, or a life was lost
-    truncations: np.ndarray  # the game was cut by its limit of frames
-    resets: np.ndarray  # the step ignored its action and began a new game: no transition starts there
-    finished: list[tuple[float, int]]  # undiscounted raw return and length in steps of each whole game that a reset ended
+    rewards: np.ndarray  # raw, as the game counts them
+    terminations: np.ndarray  # the return ends here: the game is over, or a life was lost
+    truncations: np.ndarray  # the game was cut at its frame limit
+    resets: np.ndarray  # the step ignored its action and began a new game, so no transition starts there
+    finished: list[tuple[float, int]]  # of the game before each reset: raw undiscounted return, length in steps
 
 
 class Games:
-    """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
+    """N games under the classic Atari protocol, which step in background threads between `send` and `recv`.
 
-    A lost life sets `terminations`, and the game goes on. The step after a game's end is its reset (NEXT_STEP autoreset). If
-    the game then waits for FIRE, FIRE is played in place of the next action. In evaluation a lost life ends nothing.
+    A lost life sets `terminations` (except in evaluation), but the game goes on. The step after the end of a game resets it
+    (NEXT_STEP autoreset). After a reset or a lost life, FIRE replaces the next action in games that wait for FIRE.
     """
 
-    KEPT = ("envs", "fire")  # what a checkpoint holds of it
+    KEPT = ("envs", "fire")  # attributes that a checkpoint saves
 
     def __init__(self, args: Args, purpose: int, num_games: int) -> None:
         self.num_games, evaluation = num_games, purpose == EVALUATION
@@ -172,27 +172,27 @@ class Games:
             purpose,
             num_games,
             max_num_frames_per_episode=args.eval_max_frames if evaluation else MAX_FRAMES,
-            # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+            # Differs from the paper: frames from before a lost life stay in the stack, since the game goes on.
             life_loss_info=args.life_loss and not evaluation,  # `episodic_life` would reset at each lost life
         )
         self.num_actions, self.fire = self.envs.num_actions, np.full(num_games, self.envs.waits_for_fire)
 
     @property
     def obs(self) -> np.ndarray:
-        """What is seen now: (N, 4, 84, 84) uint8, oldest frame first."""
+        """The current observations: (N, 4, 84, 84) uint8, oldest frame first."""
         return self.envs.obs
 
     def send(self, actions: np.ndarray) -> np.ndarray:
-        """Send actions (N,) int64; returns those that are played, FIRE among them."""
+        """Send actions (N,) int64; returns the actions that are really played, including FIRE."""
         actions = np.where(self.fire, 1, actions)
         self.envs.send(actions)
         return actions
 
     def recv(self) -> Step:
-        """Wait for the step that was sent; `obs` is what is seen after it."""
+        """Wait for the step that was sent and return its result; `obs` is then the observations after it."""
         lives = self.envs.lives
         step = Step(*self.envs.recv())
-        # A reset presses FIRE by itself, but for one raw frame only, which a sticky action may replace.
+        # A reset presses FIRE too, but only for one raw frame, which a sticky action may replace.
         self.fire = ((self.envs.lives < lives) | step.resets) & self.envs.waits_for_fire
         return step
 
@@ -211,14 +211,14 @@ class NatureCNN(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, bf16: bool = False) -> Array:
-        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        """Return the Q-values of all actions; `bf16` computes all layers except the last in bfloat16."""
         dtype = jnp.bfloat16 if bf16 else jnp.float32
         x = obs.transpose(0, 2, 3, 1).astype(jnp.float32) / 255.0  # (B, 84, 84, 4): XLA's convolutions want channels last
         x = nn.relu(nn.Conv(32, (8, 8), strides=4, padding="VALID", dtype=dtype)(x))
         x = nn.relu(nn.Conv(64, (4, 4), strides=2, padding="VALID", dtype=dtype)(x))
         x = nn.relu(nn.Conv(64, (3, 3), strides=1, padding="VALID", dtype=dtype)(x))
         x = nn.relu(nn.Dense(512, dtype=dtype)(x.reshape(len(x), -1)))
-        # float32, and no TF32: bfloat16's step near 1 is as large as Pong's action gaps
+        # float32, and no TF32: bfloat16's spacing near 1 is as large as Pong's action gaps
         return nn.Dense(self.num_actions, precision="highest")(x.astype(jnp.float32))
 
 
@@ -236,7 +236,7 @@ class Batch(NamedTuple):
 
 
 class Rings(NamedTuple):
-    """What the replay buffer keeps on its device, one entry per transition."""
+    """The arrays that the replay buffer keeps on its device, with one entry per transition."""
 
     frames: Array  # (size, 1764) uint32, 4 pixels in each: single bytes gather slowly
     actions: Array
@@ -249,12 +249,12 @@ class Rings(NamedTuple):
 class ReplayBuffer:
     """Transitions of N environments, kept as time-major rings of single frames (7.06 kB per transition).
 
-    Row t holds, per environment, the newest frame of the observation that the action was chosen on, and what
-    that step brought. As the step after a game's end resets, the observation after row t is always row t+1, also
-    after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
+    Row t holds, per environment, the newest frame of the observation that the action was chosen on, the action, and
+    its result. Because the step after the end of a game resets it, the observation after row t is always in row t+1,
+    even after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
-    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid")  # what a checkpoint holds of it
+    KEPT = ("rings", "valid", "age", "head", "num_stored", "num_valid")  # attributes that a checkpoint saves
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: jax.Device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -275,18 +275,18 @@ class ReplayBuffer:
         self.head = self.num_stored = self.num_valid = 0
         self.age = np.zeros(num_envs, dtype=np.uint8)
 
-        # Compiled here, on a row of zeros, so that it does not count in SPS.
+        # Compile `store` here, on a row of zeros, so that compilation does not count in SPS.
         obs = jnp.zeros((num_envs, 4, 84, 84), dtype=jnp.uint8, device=device)
         blank = (np.zeros(num_envs, dtype=ring.dtype) for ring in self.rings[1:])
         self.rings = store(self.rings, 0, obs, *blank)
 
     @staticmethod
     def min_rows(n_step: int) -> int:
-        """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
+        """Return the fewest rows with which a full ring has a row to draw: it needs 3 rows before it and n after it."""
         return n_step + 4
 
     def add(self, obs: Array, actions: np.ndarray, step: Step) -> None:
-        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        """Store one vector step: observations, actions and results; a reset is stored as an invalid row."""
         values = actions.astype(np.uint8), step.rewards.astype(np.float32), step.terminations, step.truncations, self.age
         self.rings = store(self.rings, self.head * self.num_envs, jax.device_put(obs, self.device), *values)
         self.num_valid += int((~step.resets).sum()) - int(self.valid[self.head].sum())
@@ -296,13 +296,13 @@ class ReplayBuffer:
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+        """Draw indices (num_batches, batch_size) of transitions uniformly; (0, batch_size) if nothing can be drawn.
 
         A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
-        before it: the oldest rows would build their stacks from the newest frames.
+        before it, since the oldest rows would build their stacks from the newest frames.
         """
         oldest, first = (self.head, 3) if self.num_stored == self.num_rows else (0, 0)
-        last = self.num_stored - self.n_step  # in rows since the oldest, as `first`
+        last = self.num_stored - self.n_step  # counted in rows from the oldest, like `first`
         fringe = [*range(first), *range(max(last, first), self.num_stored)]
         if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
             return np.zeros((0, batch_size), dtype=np.int64)
@@ -315,13 +315,13 @@ class ReplayBuffer:
         return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
 
     def sample(self, index: np.ndarray) -> Batch:
-        """The transitions at `index` (B,) or (K, B), on the buffer's device."""
+        """Return the transitions at `index` (B,) or (K, B), on the buffer's device."""
         return gather(self.rings, index, self.num_envs, self.n_step, self.gamma)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def store(rings: Rings, row: int, obs: Array, *values: Array) -> Rings:
-    """The rings with one vector step written at `row`, in place: they are donated."""
+    """Write one vector step at `row` and return the rings; they are donated, so this happens in place."""
     pixels = obs[:, -1].reshape(len(obs), -1, 4)
     write = functools.partial(lax.dynamic_update_slice_in_dim, start_index=row, axis=0)
     return Rings(*map(write, rings, (lax.bitcast_convert_type(pixels, jnp.uint32), *values)))
@@ -329,7 +329,7 @@ def store(rings: Rings, row: int, obs: Array, *values: Array) -> Rings:
 
 @functools.partial(jax.jit, static_argnames=("num_envs", "n_step", "gamma"))
 def gather(rings: Rings, index: Array, num_envs: int, n_step: int, gamma: float) -> Batch:
-    """The transitions at `index` (..., B). The rings are only read: no copy of them is made."""
+    """Return the transitions at `index` (..., B). The rings are only read, not copied."""
     num_rows, gammas = len(rings.frames) // num_envs, gamma ** jnp.arange(n_step + 1, dtype=jnp.float32)
     rows, envs = index[..., None] // num_envs, index[..., None] % num_envs
     window = (rows + jnp.arange(-3, n_step + 1)) % num_rows * num_envs + envs  # (..., B, 4 + n): rows t-3 .. t+n
@@ -351,7 +351,7 @@ def gather(rings: Rings, index: Array, num_envs: int, n_step: int, gamma: float)
 
 
 def stacked(frames: Array, start: Array, ages: Array) -> Array:
-    """Frames start..start+3 of each window (..., B, 4 + n, 1764), zeros where they are older than the game."""
+    """Stack frames start..start+3 of each window (..., B, 4 + n, 1764); frames older than the game become zeros."""
     position = jnp.arange(4)
     stack = jnp.take_along_axis(frames, (start + position)[..., None], -2)
     stack = stack * (3 - position <= ages)[..., None]
@@ -362,14 +362,14 @@ def stacked(frames: Array, start: Array, ages: Array) -> Array:
 
 
 def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
-    """`start` at step 0, `end` from step `duration` on, a line between."""
+    """Interpolate linearly from `start` at step 0 to `end` at step `duration`; stay at `end` after that."""
     return end if step >= duration else start + (end - start) * step / duration
 
 
 def one_cycle(peak: float, duration: float, step: int) -> float:
-    """Learning rate that rises for 30% of `duration` and falls to its end, along cosines (Smith and Topin 2019).
+    """Return a learning rate that rises for 30% of `duration`, then falls to its end, along cosines (Smith and Topin 2019).
 
-    From `peak` / 2 to `peak` to `peak` / 20,000: torch's OneCycleLR with div_factor 2.
+    It goes from `peak` / 2 up to `peak` and down to `peak` / 20,000, as torch's OneCycleLR with div_factor 2.
     """
     rise = 0.3 * duration
     start, end, progress = peak / 2, peak, step / rise
@@ -379,7 +379,7 @@ def one_cycle(peak: float, duration: float, step: int) -> float:
 
 
 def learning_rate_at(args: Args, step: int) -> float:
-    """The learning rate that the flags give a step: constant, on a line, or one cycle."""
+    """Return the learning rate that the flags set for a step: constant, linear decay, or one cycle."""
     if args.one_cycle:
         return one_cycle(args.learning_rate, args.schedule_length, step)
     end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end
@@ -387,7 +387,7 @@ def learning_rate_at(args: Args, step: int) -> float:
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    """Count the multiples of `period` in (step, step + num_steps]: how often something is due. Period 0 means never."""
     return (step + num_steps) // period - step // period if period else 0
 
 
@@ -399,7 +399,7 @@ def td_target(rewards: Array, discounts: Array, next_values: Array) -> Array:
 def td_loss(
     q_network: nn.Module, target_network: nn.Module, batch: Batch, double_q: bool, huber: bool, bf16: bool
 ) -> tuple[Array, Array]:
-    """Mean squared (or Huber) temporal-difference error of a batch; then the mean Q-value of its actions."""
+    """Return the mean squared (or Huber) temporal-difference error of a batch, then the mean Q-value of its actions."""
     next_q_values = target_network(batch.next_obs, bf16)
     chooser = q_network(batch.next_obs, bf16) if double_q else next_q_values
     next_values = jnp.take_along_axis(next_q_values, chooser.argmax(1, keepdims=True), 1).squeeze(1)
@@ -411,7 +411,7 @@ def td_loss(
 
 
 def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    """Replace each action (N,) by a uniformly random one with probability `epsilon`."""
     explore = rng.random(len(greedy_actions)) < epsilon
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
@@ -420,7 +420,7 @@ def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float,
 
 
 class QState(NamedTuple):
-    """What an update trains, and what it reads: trees of arrays on the device."""
+    """The state of learning, which an update reads and replaces: trees of arrays on the device."""
 
     params: Any
     target_params: Any
@@ -436,12 +436,12 @@ def greedy_actions(q_network: nn.Module, obs: Array) -> Array:
 def make_learn(
     loss_fn: Callable[..., tuple[Array, ...]], optimizer: optax.GradientTransformation, scan: bool
 ) -> Callable[..., tuple[QState, Array]]:
-    """A function from state, buffer, indices (K, B), learning rate and what else the loss needs to (state, metrics).
+    """Make a function from state, buffer, indices (K, B), learning rate and further inputs of the loss to (state, metrics).
 
-    It is dispatched, not waited for, and takes the memory of the state it is given. `loss_fn` maps params, target params,
-    batch and what else it needs to a loss and further values. The metrics (len(loss_fn's outputs) + 1,) are those of the
-    last update and stay on the device; the last is 1 while every loss was finite. `scan` makes the K updates one call,
-    for accelerators.
+    A call does not wait for its result, and reuses the memory of the state that it is given. `loss_fn` maps params, target
+    params, batch and its further inputs to a loss and other values. The metrics (len(loss_fn's outputs) + 1,) are those of
+    the last update and stay on the device; the last one is 1 as long as every loss was finite. `scan` runs the K updates in
+    one call, for accelerators.
     """
 
     def update(q_state: QState, batch: Batch, learning_rate: Array, *needs: Any) -> tuple[QState, Array]:
@@ -475,7 +475,7 @@ def make_learn(
 
 @jax.jit
 def sync(q_state: QState, tau: float) -> QState:
-    """Move the target network towards the online network by the share `tau`."""
+    """Move the target network towards the online network by the fraction `tau`."""
     return q_state._replace(target_params=optax.incremental_update(q_state.params, q_state.target_params, tau))
 
 
@@ -485,7 +485,7 @@ def sync(q_state: QState, tau: float) -> QState:
 class Learner:
     """The network and its optimizer, and the functions that act and learn."""
 
-    KEPT = ("q_state",)  # what a checkpoint holds of it
+    KEPT = ("q_state",)  # attributes that a checkpoint saves
 
     def __init__(self, args: Args, device: jax.Device) -> None:
         self.device, self.bf16 = device, in_jax.use_bf16(args.bf16, device)
@@ -494,7 +494,7 @@ class Learner:
         if args.initial_model is not None:
             with explained("--initial-model", args.initial_model):
                 params = load_params(self.q_network, params, Path(args.initial_model))
-        # Differs from the paper: Adam in place of RMSProp. The learning rate is the update's.
+        # Differs from the paper: Adam in place of RMSProp. The update applies the learning rate.
         optimizer = optax.chain(optax.scale_by_adam(eps=args.adam_eps), optax.add_decayed_weights(args.weight_decay))
         q_state = QState(params, jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.ones(()))
         self.q_state = jax.device_put(q_state, device)
@@ -524,13 +524,13 @@ class Learner:
         return metrics
 
     def sync(self, tau: float, times: int = 1) -> None:
-        """Move the target network towards the online network by the share `tau`, `times` times."""
+        """Move the target network towards the online network by the fraction `tau`, `times` times."""
         self.q_state = sync(self.q_state, 1 - (1 - tau) ** times)
 
 
 @dataclass
 class State:
-    """Where the run is: what a checkpoint holds, and all that it holds."""
+    """The state of the run; its fields are exactly what a checkpoint holds."""
 
     learner: Learner
     rb: ReplayBuffer
@@ -552,13 +552,13 @@ def train(state: State, args: Args, run: Run) -> None:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
             evaluate_agent(state, args, run)
 
-        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The replay keeps what is played.
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The buffer stores what is played.
         obs = jax.device_put(games.obs, learner.device)
         epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, state.step)
         greedy = np.asarray(learner.act(learner.q_state.params, obs))
         actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
 
-        # Learn from what is stored, while the games go on in their threads.
+        # Learn from stored transitions while the games step in their threads.
         if state.step >= args.learning_starts:
             num_updates = crossed(state.step, args.num_envs, args.train_frequency)
             indices = rb.draw(num_updates, args.batch_size, state.sample_rng)
@@ -567,11 +567,11 @@ def train(state: State, args: Args, run: Run) -> None:
             if syncs := crossed(state.step, args.num_envs, args.target_network_frequency):
                 learner.sync(args.tau, syncs)
 
-        # Receive and store. Rewards are learned by their sign and reported raw.
+        # Receive and store. The buffer holds the signs of the rewards; reports use raw rewards.
         step = games.recv()
         rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
 
-        # Record. Losses are read from the device only where they are logged: each reading waits for it.
+        # Record. Losses are read from the device only when they are logged, since each reading waits for the device.
         state.step += args.num_envs
         run.episodes(step.finished, state.step)
         run.advance(state.step)
@@ -579,14 +579,14 @@ def train(state: State, args: Args, run: Run) -> None:
             run.scalars({"charts/epsilon": epsilon, "charts/SPS": run.rate()}, state.step)
             run.scalars(read_metrics(state.metrics, METRICS), state.step)
         if run.due(state.step):
-            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            read_metrics(state.metrics, METRICS)  # raises an error if the run has diverged, so that it is not saved
             run.save(state)
-    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    read_metrics(state.metrics, METRICS)  # checks the last losses too
     run.save(state)
 
 
 def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
-    """Play whole games with the network as it is; log their mean return, and save the weights of the best evaluation."""
+    """Play whole games with the current network, log their mean return, and save the weights of the best evaluation."""
     policy = player(state.learner.act, state.learner.q_state.params)
     with run.evaluating(state):
         result = evaluate(policy, Games(args, EVALUATION, args.eval_episodes), args.seed, args.eval_epsilon)
@@ -601,12 +601,12 @@ def evaluate_agent(state: State, args: Args, run: Run) -> Evaluation:
 
 
 def player(act: Callable[[Any, Array], Array], params: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy."""
+    """Return the greedy policy for evaluation: NumPy observations (E, 4, 84, 84) to NumPy actions (E,)."""
     return lambda obs: np.asarray(act(params, obs))
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
+    """Load the greedy policy of a model file, for `cleanrl_utils.enjoy` to play. Raises `ModelError`."""
     q_network = NatureCNN(count_actions(args))
     params = load_params(q_network, q_network.init(jax.random.key(0), np.zeros((1, 4, 84, 84), np.uint8)), path)
     return player(jax.jit(lambda params, obs: greedy_actions(q_network.bind(params), obs)), params)

@@ -49,7 +49,7 @@ REGRESSORS = {
     "gradient-boosting": GradientBoostingRegressor,
     "mlp": MLPRegressor,
 }
-"""Regressors by their short names; any other of scikit-learn goes by the name of its class."""
+"""Regressors by short name; any other regressor of scikit-learn is chosen by its class name."""
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Dataset(NamedTuple):
     next_obs: np.ndarray
     """(n, D) float32"""
     terminations: np.ndarray
-    """where the task ended; an episode that was cut (truncated) goes on for all we learn from it"""
+    """where the task ended; an episode that was cut (truncated) does not count as ended"""
     num_actions: np.ndarray
     """(), of the environment"""
     env: np.ndarray
@@ -120,18 +120,18 @@ class Dataset(NamedTuple):
 
 
 def describe_env(args: Args) -> str:
-    """Name and keywords of the environment."""
+    """Return the name and keywords of the environment."""
     return f"{args.env_id} {json.dumps(args.env_kwargs, sort_keys=True)}"
 
 
 def collect(args: Args) -> Dataset:
-    """`n_steps` transitions of the uniformly random policy, episode after episode."""
+    """Collect `n_steps` transitions with the uniformly random policy, episode after episode."""
     env, rng = vector_env(args), np.random.default_rng([args.seed, 1])
     num_actions, steps = int(env.action_space.n), []
 
     def seen(obs: np.ndarray, where: str) -> np.ndarray:
         require_finite(args.env_id, "an observation", obs, where)
-        return obs.copy()  # an environment may write on into what it gave
+        return obs.copy()  # an environment may go on writing into its array
 
     obs = seen(env.reset(seed=int(env_seeds(args.seed, TRAINING, np.zeros(1, dtype=int))[0]))[0], "the first reset")
     for step in range(1, args.n_steps + 1):
@@ -155,7 +155,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Arrays of an .npz file by name; nothing in it is unpickled. Raises ValueError, whatever is wrong with the file."""
+    """Load arrays of an .npz file by name, without unpickling. Raises ValueError, whatever is wrong with the file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
@@ -164,7 +164,7 @@ def load_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def load_dataset(path: Path, args: Args) -> Dataset:
-    """The transitions in an .npz file. Raises ValueError unless they are of the environment of the flags, and whole."""
+    """Load the transitions in an .npz file. Raises ValueError unless they are complete and of the flags' environment."""
     data = Dataset(*load_arrays(path, Dataset._fields))
     if str(data.env) != describe_env(args):
         raise ValueError(f"is of {data.env}, not of {describe_env(args)}")
@@ -188,20 +188,20 @@ def load_dataset(path: Path, args: Args) -> Dataset:
 
 
 def features(obs: np.ndarray, actions: np.ndarray, num_actions: int) -> np.ndarray:
-    """What the regressor sees, (n, D + 1) or (n, D + A): observation and action, one-hot where there are more than two."""
+    """Return the regressor's input, (n, D + 1) or (n, D + A): observation and action, one-hot if there are more than two."""
     shown = actions[:, None] if num_actions <= 2 else np.eye(num_actions)[actions]
     return np.concatenate([obs, shown], 1)
 
 
 def q_values(model: RegressorMixin, obs: np.ndarray, num_actions: int) -> np.ndarray:
-    """Q(s, a) of all actions, (n, A), in one prediction."""
+    """Return Q(s, a) of all actions, (n, A), from one prediction."""
     every_action = np.tile(np.arange(num_actions), len(obs))
     inputs = features(np.repeat(obs, num_actions, 0), every_action, num_actions)
     return model.predict(inputs).reshape(len(obs), num_actions)
 
 
 def td_targets(model: RegressorMixin, data: Dataset, gamma: float) -> np.ndarray:
-    """Regression targets r + gamma max_a Q(s', a), (n,); r alone after a termination."""
+    """Return the regression targets r + gamma max_a Q(s', a), (n,); only r after a termination."""
     next_values = q_values(model, data.next_obs, int(data.num_actions)).max(1)
     return data.rewards + gamma * next_values * ~data.terminations
 
@@ -210,7 +210,7 @@ def td_targets(model: RegressorMixin, data: Dataset, gamma: float) -> np.ndarray
 
 
 def make_regressor(args: Args) -> RegressorMixin:
-    """A regressor that has seen nothing yet. Raises `BadInput` for an unknown name or keyword."""
+    """Make a regressor that is not fitted yet. Raises `BadInput` for an unknown name or keyword."""
     name, classes = args.regressor, REGRESSORS
     if name not in classes:
         classes = dict(all_estimators(type_filter="regressor"))  # imports all of scikit-learn
@@ -223,14 +223,14 @@ def make_regressor(args: Args) -> RegressorMixin:
     seed = {"random_state": args.seed} if "random_state" in known else {}
     try:
         return classes[name](**seed | args.regressor_kwargs)
-    except TypeError as error:  # it needs more than it was given
+    except TypeError as error:  # a required keyword is missing
         raise BadInput("--regressor", args.regressor, first_line(error)) from None
 
 
 def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
-    """The last regressor of a run with `--save-model`, fitted once more, and the run's flags.
+    """Refit the last regressor of a run with `--save-model`; returns it and the run's flags.
 
-    Raises `BadInput` where the folder does not hold such a run.
+    Raises `BadInput` if the folder does not hold such a run.
     """
     try:
         args = Args(**json.loads((folder / "config.json").read_text(encoding="utf-8"))["flags"])
@@ -240,7 +240,7 @@ def load_run(folder: Path) -> tuple[RegressorMixin, Args]:
 
 
 def fit_again(args: Args, folder: Path) -> RegressorMixin:
-    """The regressor of the flags, fitted on the last targets that a run folder holds. Raises ValueError, or TypeError."""
+    """Refit the regressor of the flags on the last targets in a run folder. Raises ValueError or TypeError."""
     data = load_dataset(folder / "dataset.npz", args)
     (targets,) = load_arrays(folder / "targets.npz", ["targets"])
     return make_regressor(args).fit(features(data.obs, data.actions, int(data.num_actions)), targets)
@@ -250,12 +250,12 @@ def fit_again(args: Args, folder: Path) -> RegressorMixin:
 
 
 def player(model: RegressorMixin, num_actions: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy as evaluation calls it: observations (E, D) to actions (E,)."""
+    """Return the greedy policy for evaluation: observations (E, D) to actions (E,)."""
     return lambda obs: q_values(model, obs, num_actions).argmax(1)
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy that a run saved beside its `targets.npz`: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
+    """Refit the greedy policy of a run from its `targets.npz`, for `cleanrl_utils.enjoy` to play. Raises `ModelError`."""
     try:
         return player(fit_again(args, path.parent), sizes(args)[1])
     except (ValueError, TypeError, AttributeError) as error:
@@ -265,7 +265,7 @@ def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
 def main(args: Args) -> Path:
     """Collect, fit, evaluate and save; returns the run folder. Raises `BadInput` before anything is written."""
     check(args)
-    regressor = make_regressor(args)  # never fitted itself: each fit is of a clone, and starts anew
+    regressor = make_regressor(args)  # never fitted itself: each fit starts from a new clone
     known = args.dataset is not None and os.path.exists(args.dataset)
     with working("loading" if known else "collecting"):
         try:
@@ -276,9 +276,9 @@ def main(args: Args) -> Path:
     inputs = features(data.obs, data.actions, num_actions)
     with working("fitting"):
         try:
-            model = clone(regressor).fit(inputs, data.rewards)  # Q after one step: the reward
+            model = clone(regressor).fit(inputs, data.rewards)  # Q over one step is the reward
             q_values(model, data.obs[:1], num_actions)
-        except (TypeError, ValueError, MemoryError) as error:  # scikit-learn looks at values of keywords only now
+        except (TypeError, ValueError, MemoryError) as error:  # scikit-learn checks the values of keywords only now
             what = f"{args.regressor} {args.regressor_kwargs} on {len(inputs)} transitions"
             size = "--dataset" if known else "--n-steps"
             raise BadInput(f"--regressor, --regressor-kwargs, {size}", what, first_line(error)) from None
@@ -309,7 +309,7 @@ def main(args: Args) -> Path:
             try:
                 targets = td_targets(model, data, args.gamma)
                 model = clone(regressor).fit(inputs, targets)
-            except ValueError as error:  # as targets that have grown beyond all numbers
+            except ValueError as error:  # such as targets that have grown beyond all numbers
                 raise FloatingPointError(f"iteration {iteration} cannot be fitted ({first_line(error)})") from None
             run.advance(iteration)
             if args.eval_frequency and iteration % args.eval_frequency == 0 and iteration < args.n_iterations:

@@ -43,10 +43,10 @@ from cleanrl_utils.run.teacher_data import check_data, first_phase, load, open_r
 from cleanrl_utils.seeds import EVALUATION
 
 LOG_FREQUENCY, OFFLINE_LOG_FREQUENCY = 1000, 100
-"""Environment steps, and offline updates, between readings of losses and rates: each waits for the device."""
+"""Environment steps, and offline updates, between readings of losses and rates; each reading waits for the device."""
 METRICS = ("losses/loss", "losses/td_loss", "losses/distill_loss", "losses/q_values")
 OFFLINE_METRICS = ("charts/offline/loss", "charts/offline/q_loss", "charts/offline/distill_loss", "charts/offline/q_values")
-"""Names of what an update measures, online and offline."""
+"""Names of the metrics that an update returns, online and offline."""
 
 
 @dataclass
@@ -184,23 +184,23 @@ def check(args: Args) -> None:
 
 
 class Step(NamedTuple):
-    """What a step brought, (N,) each."""
+    """The result of one step; arrays are (N,)."""
 
-    rewards: np.ndarray  # raw, as the game counts
-    terminations: np.ndarray  # the return ended: the game did, or a life was lost
-    truncations: np.ndarray  # the game was cut by its limit of frames
-    resets: np.ndarray  # the step ignored its action and began a new game: no transition starts there
-    finished: list[tuple[float, int]]  # undiscounted raw return and length in steps of each whole game that a reset ended
+    rewards: np.ndarray  # raw, as the game counts them
+    terminations: np.ndarray  # the return ends here: the game is over, or a life was lost
+    truncations: np.ndarray  # the game was cut at its frame limit
+    resets: np.ndarray  # the step ignored its action and began a new game, so no transition starts there
+    finished: list[tuple[float, int]]  # of the game before each reset: raw undiscounted return, length in steps
 
 
 class Games:
-    """N games of the classic protocol, which go on in threads of their own between `send` and `recv`.
+    """N games under the classic Atari protocol, which step in background threads between `send` and `recv`.
 
-    A lost life sets `terminations`, and the game goes on. The step after a game's end is its reset (NEXT_STEP autoreset). If
-    the game then waits for FIRE, FIRE is played in place of the next action. In evaluation a lost life ends nothing.
+    A lost life sets `terminations` (except in evaluation), but the game goes on. The step after the end of a game resets it
+    (NEXT_STEP autoreset). After a reset or a lost life, FIRE replaces the next action in games that wait for FIRE.
     """
 
-    KEPT = ("envs", "fire")  # what a checkpoint holds of it
+    KEPT = ("envs", "fire")  # attributes that a checkpoint saves
 
     def __init__(self, args: Args, purpose: int, num_games: int) -> None:
         self.num_games, evaluation = num_games, purpose == EVALUATION
@@ -209,27 +209,27 @@ class Games:
             purpose,
             num_games,
             max_num_frames_per_episode=args.eval_max_frames if evaluation else MAX_FRAMES,
-            # Differs from the paper: frames of the life before stay in the stack, since the game goes on.
+            # Differs from the paper: frames from before a lost life stay in the stack, since the game goes on.
             life_loss_info=args.life_loss and not evaluation,  # `episodic_life` would reset at each lost life
         )
         self.num_actions, self.fire = self.envs.num_actions, np.full(num_games, self.envs.waits_for_fire)
 
     @property
     def obs(self) -> np.ndarray:
-        """What is seen now: (N, 4, 84, 84) uint8, oldest frame first."""
+        """The current observations: (N, 4, 84, 84) uint8, oldest frame first."""
         return self.envs.obs
 
     def send(self, actions: np.ndarray) -> np.ndarray:
-        """Send actions (N,) int64; returns those that are played, FIRE among them."""
+        """Send actions (N,) int64; returns the actions that are really played, including FIRE."""
         actions = np.where(self.fire, 1, actions)
         self.envs.send(actions)
         return actions
 
     def recv(self) -> Step:
-        """Wait for the step that was sent; `obs` is what is seen after it."""
+        """Wait for the step that was sent and return its result; `obs` is then the observations after it."""
         lives = self.envs.lives
         step = Step(*self.envs.recv())
-        # A reset presses FIRE by itself, but for one raw frame only, which a sticky action may replace.
+        # A reset presses FIRE too, but only for one raw frame, which a sticky action may replace.
         self.fire = ((self.envs.lives < lives) | step.resets) & self.envs.waits_for_fire
         return step
 
@@ -260,11 +260,11 @@ class NatureCNN(nn.Module):
         )
 
     def forward(self, obs: Tensor, bf16: bool = False) -> Tensor:
-        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        """Return the Q-values of all actions; `bf16` computes all layers except the last in bfloat16."""
         x = (obs.float() / 255.0).contiguous(memory_format=torch.channels_last)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=bf16):
             x = self.network[:-1](x)
-        return self.network[-1](x.float())  # float32: bfloat16's step near 1 is as large as Pong's action gaps
+        return self.network[-1](x.float())  # float32: bfloat16's spacing near 1 is as large as Pong's action gaps
 
 
 class ResidualBlock(nn.Module):
@@ -312,20 +312,20 @@ class ImpalaCNN(nn.Module):
         )
 
     def forward(self, obs: Tensor, bf16: bool = False) -> Tensor:
-        """Q-values of all actions; `bf16` computes all layers but the last in bfloat16."""
+        """Return the Q-values of all actions; `bf16` computes all layers except the last in bfloat16."""
         x = (obs.float() / 255.0).contiguous(memory_format=torch.channels_last)
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=bf16):
             x = self.network[:-1](x)
-        return self.network[-1](x.float())  # float32: bfloat16's step near 1 is as large as Pong's action gaps
+        return self.network[-1](x.float())  # float32: bfloat16's spacing near 1 is as large as Pong's action gaps
 
 
 STUDENTS = {"impala256": ImpalaCNN, "impala512": functools.partial(ImpalaCNN, hidden_units=512), "nature": NatureCNN}
 
 
 def load_teacher(args: Args, num_actions: int) -> tuple[NatureCNN, str]:
-    """The teacher and where it is from: a local folder, the Hub, or the model in the box for the flags' game.
+    """Load the teacher; returns it and its source: a local folder, the Hub, or the model in the box for this game.
 
-    Raises `BadInput` for a teacher that cannot be had, is no Nature CNN or plays another set of actions.
+    Raises `BadInput` for a teacher that cannot be fetched, is not a Nature CNN or plays another set of actions.
     """
     source = args.teacher_policy_hf_repo or teacher_source(args)
     teacher_network = NatureCNN(num_actions)
@@ -351,13 +351,13 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """Transitions of N environments, kept as time-major rings of single frames (7.06 kB per transition).
 
-    Row t holds, per environment, the newest frame of the observation that the action was chosen on, and what
-    that step brought. As the step after a game's end resets, the observation after row t is always row t+1, also
-    after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
+    Row t holds, per environment, the newest frame of the observation that the action was chosen on, the action, and
+    its result. Because the step after the end of a game resets it, the observation after row t is always in row t+1,
+    even after a truncation. A stack is rebuilt from rows t-3..t; frames older than the game (`ages`) are zeros.
     """
 
     KEPT = ("frames", "actions", "rewards", "terminations", "truncations", "ages", "valid", "age")
-    KEPT += ("head", "num_stored", "num_valid")  # what a checkpoint holds of it
+    KEPT += ("head", "num_stored", "num_valid")  # attributes that a checkpoint saves
 
     def __init__(self, size: int, num_envs: int, n_step: int, gamma: float, device: torch.device) -> None:
         self.num_rows, self.num_envs, self.n_step = size // num_envs, num_envs, n_step
@@ -380,11 +380,11 @@ class ReplayBuffer:
 
     @staticmethod
     def min_rows(n_step: int) -> int:
-        """Rows of the smallest ring that, once full, has a row to draw: 3 before it, n after it."""
+        """Return the fewest rows with which a full ring has a row to draw: it needs 3 rows before it and n after it."""
         return n_step + 4
 
     def add(self, obs: Tensor, actions: np.ndarray, step: Step) -> None:
-        """Store one vector step: what was seen, what was done, what it brought, and where it was a reset."""
+        """Store one vector step: observations, actions and results; a reset is stored as an invalid row."""
         row = slice(self.head * self.num_envs, (self.head + 1) * self.num_envs)
         self.frames[row] = obs[:, -1].reshape(self.num_envs, -1).view(torch.int64)
         rings = self.actions, self.rewards, self.terminations, self.truncations, self.ages
@@ -398,13 +398,13 @@ class ReplayBuffer:
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
     def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-        """Indices (num_batches, batch_size) of stored transitions, uniformly; (0, batch_size) while there is none.
+        """Draw indices (num_batches, batch_size) of transitions uniformly; (0, batch_size) if nothing can be drawn.
 
         A transition can be drawn if its row is valid, has n rows after it and, once the ring is full, 3 rows
-        before it: the oldest rows would build their stacks from the newest frames.
+        before it, since the oldest rows would build their stacks from the newest frames.
         """
         oldest, first = (self.head, 3) if self.num_stored == self.num_rows else (0, 0)
-        last = self.num_stored - self.n_step  # in rows since the oldest, as `first`
+        last = self.num_stored - self.n_step  # counted in rows from the oldest, like `first`
         fringe = [*range(first), *range(max(last, first), self.num_stored)]
         if last <= first or self.num_valid == self.valid[(oldest + np.array(fringe)) % self.num_rows].sum():
             return np.zeros((0, batch_size), dtype=np.int64)
@@ -417,7 +417,7 @@ class ReplayBuffer:
         return (rows * self.num_envs + envs).reshape(num_batches, batch_size)
 
     def sample(self, index: Tensor) -> Batch:
-        """The transitions at `index` (B,). Holds no state and reads no size, so that a graph can replay it."""
+        """Return the transitions at `index` (B,). Changes no state and reads no counter, so a CUDA graph can replay it."""
         rows, envs = index[:, None] // self.num_envs, index[:, None] % self.num_envs
         window = (rows + self.window) % self.num_rows * self.num_envs + envs  # (B, 4 + n): rows t-3 .. t+n
         frames = self.frames.index_select(0, window.flatten()).view(*window.shape, -1)
@@ -437,11 +437,11 @@ class ReplayBuffer:
         )
 
     def _stack(self, frames: Tensor, start: Tensor, ages: Tensor) -> Tensor:
-        """Frames start..start+3 of each window (B, 4 + n, 882), zeros where they are older than the game."""
+        """Stack frames start..start+3 of each window (B, 4 + n, 882); frames older than the game become zeros."""
         position = torch.arange(4, device=frames.device)
         stack = frames[torch.arange(len(frames), device=frames.device)[:, None], start + position]
         stack = stack * (3 - position <= ages)[:, :, None]
-        # Channels last, as convolutions want them: transposed here, where a pixel is one byte.
+        # Channels last, which convolutions prefer; transposed here, where a pixel is still one byte.
         return stack.view(torch.uint8).view(-1, 4, 84, 84).contiguous(memory_format=torch.channels_last)
 
 
@@ -449,12 +449,12 @@ class ReplayBuffer:
 
 
 def linear_schedule(start: float, end: float, duration: float, step: int) -> float:
-    """`start` at step 0, `end` from step `duration` on, a line between."""
+    """Interpolate linearly from `start` at step 0 to `end` at step `duration`; stay at `end` after that."""
     return end if step >= duration else start + (end - start) * step / duration
 
 
 def crossed(step: int, num_steps: int, period: int) -> int:
-    """How many multiples of `period` lie in (step, step + num_steps]: what is due in this vector step. 0: nothing ever."""
+    """Count the multiples of `period` in (step, step + num_steps]: how often something is due. Period 0 means never."""
     return (step + num_steps) // period - step // period if period else 0
 
 
@@ -464,20 +464,20 @@ def td_target(rewards: Tensor, discounts: Tensor, next_values: Tensor) -> Tensor
 
 
 def distillation_loss(q_values: Tensor, teacher_q_values: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(Q_T / tau) || softmax(Q_S / tau)) of (B, A) values, averaged over the batch; no factor tau^2."""
+    """KL(softmax(Q_T / tau) || softmax(Q_S / tau)) of (B, A) values, averaged over the batch, without the factor tau^2."""
     student = F.log_softmax(q_values / temperature, dim=1)
     teacher = F.log_softmax(teacher_q_values / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def fading(returns: Sequence[float], teacher_return: float, random_return: float, step: int, decay_steps: int) -> float:
-    """How much of the distillation is left, d in [0, 1], by the returns of the student's latest games.
+    """Return how much of the distillation remains, d in [0, 1], given the returns of the student's latest games.
 
-    1 - (G_S - random) / (G_T - random), clipped: 1 for a random student, 0 for one as good as its teacher. 1 until
-    ten games have ended, 0 from `decay_steps` on.
+    d = 1 - (G_S - random) / (G_T - random), clipped: 1 for a random student, 0 for one as good as its teacher. It is 1
+    until ten games have ended, and 0 from `decay_steps` on.
     """
     # Differs from the paper: G_S is the mean of the latest ten training games, not of evaluation games, and d rises again
-    # where the student falls back; in the paper's code it stays 0 once it has been.
+    # when the student gets worse; in the paper's code d stays 0 once it has reached 0.
     if step >= decay_steps:
         return 0.0
     if len(returns) < 10:
@@ -487,7 +487,7 @@ def fading(returns: Sequence[float], teacher_return: float, random_return: float
 
 
 def learning_rates(args: Args) -> tuple[float, float, float]:
-    """The learning rate at the start and at the end of the offline phase, and online when the distillation has faded."""
+    """Return the learning rates at the start and end of the offline phase, and online once the distillation has faded."""
     middle = args.learning_rate if args.offline_learning_rate_end is None else args.offline_learning_rate_end
     return args.learning_rate, middle, middle if args.learning_rate_end is None else args.learning_rate_end
 
@@ -501,7 +501,7 @@ def qdagger_loss(
     args: Args,
     bf16: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """TD loss + coefficient * distillation loss of a batch; then TD loss, distillation loss, mean Q-value."""
+    """Return TD loss + coefficient * distillation loss of a batch, then TD loss, distillation loss and mean Q-value."""
     with torch.no_grad():
         next_q_values = target_network(batch.next_obs, bf16)
         chooser = q_network(batch.next_obs, bf16) if args.double_q else next_q_values
@@ -516,7 +516,7 @@ def qdagger_loss(
 
 
 def epsilon_greedy(greedy_actions: np.ndarray, num_actions: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
-    """Each action (N,) replaced by a uniformly random one with probability `epsilon`."""
+    """Replace each action (N,) by a uniformly random one with probability `epsilon`."""
     explore = rng.random(len(greedy_actions)) < epsilon
     return np.where(explore, rng.integers(num_actions, size=len(greedy_actions)), greedy_actions)
 
@@ -532,7 +532,7 @@ def greedy_actions(q_network: nn.Module, obs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
-    """Move the target network towards the online network by the share `tau`."""
+    """Move the target network towards the online network by the fraction `tau`."""
     torch._foreach_lerp_(list(target_network.parameters()), list(q_network.parameters()), tau)
 
 
@@ -540,9 +540,9 @@ def sync(q_network: nn.Module, target_network: nn.Module, tau: float) -> None:
 
 
 class Learner:
-    """Student, teacher and optimizer, and the functions that act and update, compiled if asked."""
+    """Student, teacher and optimizer, and the functions that act and update, compiled on request."""
 
-    KEPT = ("q_network", "target_network", "teacher_network", "optimizer")  # what a checkpoint holds of it
+    KEPT = ("q_network", "target_network", "teacher_network", "optimizer")  # attributes that a checkpoint saves
 
     def __init__(self, args: Args, teacher_network: nn.Module, device: torch.device) -> None:
         self.device, num_actions = device, count_actions(args)
@@ -564,10 +564,10 @@ class Learner:
         self.act, self.teacher_act = (torch.compile(act, dynamic=False) if self.compiled else act for act in policies)
 
     def updater(self, rb: ReplayBuffer, args: Args) -> Callable[[Tensor], Tensor]:
-        """The update from indices (batch_size,) in `rb` to metrics: sample, loss, gradient, step.
+        """Make the update, a function from indices (batch_size,) in `rb` to metrics: sample, loss, gradient, step.
 
-        Compiled and warmed up here, outside of SPS. It never waits for the device, unless a buffer in host memory has to be
-        copied there. The metrics stay on the device: the values of the loss, then a 1 while every loss was finite.
+        It is compiled and warmed up here, outside of SPS. It waits for the device only to copy batches from a buffer in host
+        memory. The metrics stay on the device: the values that the loss returns, then 1 as long as every loss was finite.
         """
         finite = torch.ones((), device=self.device)
 
@@ -580,7 +580,7 @@ class Learner:
 
         if self.compiled and rb.frames.device.type == self.device.type:
             sampled_loss = torch.compile(sampled_loss, dynamic=False)
-        elif self.compiled:  # no function on two devices
+        elif self.compiled:  # one compiled function cannot span two devices
             loss_fn = torch.compile(loss_fn, dynamic=False)
         with working("compiling (--no-compile leaves that out)" if self.compiled else "warming up"):
             self.act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=self.device))
@@ -598,12 +598,12 @@ class Learner:
         return in_torch.cuda_graph(update, args.batch_size, self.q_network, self.optimizer) if args.cuda_graph else update
 
     def sync(self, tau: float, times: int = 1) -> None:
-        """Move the target network towards the online network by the share `tau`, `times` times."""
+        """Move the target network towards the online network by the fraction `tau`, `times` times."""
         sync(self.q_network, self.target_network, 1 - (1 - tau) ** times)
 
     @torch.no_grad()
     def q_values(self, network: nn.Module, rb: ReplayBuffer, args: Args) -> np.ndarray:
-        """Q-values (8 * batch_size, A) by `network` of some of the observations in `rb`."""
+        """Return the Q-values (8 * batch_size, A) that `network` gives a sample of the observations in `rb`."""
         (index,) = in_torch.to_device(rb.draw(8, args.batch_size, np.random.default_rng(0)).reshape(1, -1), rb.frames.device)
         return network(rb.sample(index).obs.to(self.device)).cpu().numpy()
 
@@ -615,12 +615,12 @@ class Learner:
 
 @dataclass
 class State:
-    """Where the run is: what a checkpoint holds, and all that it holds. `enter` begins a phase."""
+    """The state of the run; its fields are exactly what a checkpoint holds. `enter` begins a phase."""
 
     learner: Learner
     scores: dict[str, Evaluation]  # of a random player and the teacher, then of the offline student
     phase: str = ""  # collection, offline or online
-    step: int = 0  # of the phase: environment steps done over all environments, offline: updates
+    step: int = 0  # done in this phase: environment steps over all environments; offline: updates
     rb: ReplayBuffer | None = None
     games: Games | None = None
     act_rng: np.random.Generator | None = None
@@ -631,25 +631,25 @@ class State:
 
 
 def enter(state: State, phase: str, args: Args, buffer_device: torch.device, num_saved: int = 0) -> None:
-    """Begin a phase: other games, random states and, online, an empty buffer. Weights and Adam's moments stay."""
+    """Begin a phase with new games, new random states and, online, an empty buffer; weights and Adam's moments stay."""
     online = phase == "online"
     state.phase, state.step, state.metrics = phase, 0, None
     if state.games is not None:
         state.games.close()
     state.games = None if phase == "offline" else Games(args, 5 if online else 0, args.num_envs)
     if online or state.rb is None:
-        state.rb = None  # one buffer goes before the next comes
-        torch.cuda.empty_cache()  # does nothing elsewhere
+        state.rb = None  # free the old buffer before making the new one
+        torch.cuda.empty_cache()  # does nothing without CUDA
         size = args.buffer_size if online else num_saved + args.teacher_steps
         state.rb = ReplayBuffer(size, args.num_envs, args.n_step, args.gamma, buffer_device)
-    # Random states by purpose: 0-2 the teacher's games, exploration and sampling, 3-5 the student's.
+    # Seeds by purpose: the teacher's games 0, exploration 1, sampling 2; the student's games 5, exploration 3, sampling 4.
     state.act_rng, state.sample_rng = (np.random.default_rng([args.seed, i]) for i in ((3, 4) if online else (1, 2)))
     if online:
-        state.learner.sync(tau=1.0)  # the target network starts level
+        state.learner.sync(tau=1.0)  # the target network starts equal to the online network
 
 
 def collect(state: State, args: Args, run: Run) -> None:
-    """Fill the teacher's buffer: the loop without learning, acting with the teacher."""
+    """Fill the teacher's buffer: the same loop, in which the teacher acts and nothing learns."""
     learner, games, rb = state.learner, state.games, state.rb
     with working("compiling (--no-compile leaves that out)" if learner.compiled else "warming up"):
         learner.teacher_act(torch.as_tensor(games.obs, device=learner.device))
@@ -670,7 +670,7 @@ def collect(state: State, args: Args, run: Run) -> None:
 
 
 def train_offline(state: State, args: Args, run: Run) -> None:
-    """Train on the teacher's buffer: the loop without environments. A step is an update; the distillation stays whole."""
+    """Train on the teacher's buffer: the loop without environments. A step is an update; the distillation does not fade."""
     learner, rb = state.learner, state.rb
     update = learner.updater(rb, args)
     lr_start, lr_end, _ = learning_rates(args)
@@ -693,16 +693,16 @@ def train_offline(state: State, args: Args, run: Run) -> None:
             run.advance(state.step)
             run.scalars(read_metrics(state.metrics, OFFLINE_METRICS), state.step)
         if run.due(state.step):
-            read_metrics(state.metrics, OFFLINE_METRICS)  # a run that has diverged is not saved
+            read_metrics(state.metrics, OFFLINE_METRICS)  # raises an error if the run has diverged, so that it is not saved
             run.save(state)
     run.advance(state.step)
-    read_metrics(state.metrics, OFFLINE_METRICS)  # so that no loss goes unseen
+    read_metrics(state.metrics, OFFLINE_METRICS)  # checks the last losses too
     warn_if_blind(learner.q_values(learner.q_network, rb, args))
     run.save(state)
 
 
 def train_online(state: State, args: Args, run: Run) -> None:
-    """Go on online: the loop of dqn_atari.py, with a distillation that fades as the student nears its teacher."""
+    """Continue online: the loop of dqn_atari.py, with a distillation that fades as the student nears its teacher."""
     learner, games, rb = state.learner, state.games, state.rb
     update = learner.updater(rb, args)
     _, lr_start, lr_end = learning_rates(args)
@@ -713,14 +713,14 @@ def train_online(state: State, args: Args, run: Run) -> None:
         if state.step and crossed(state.step - args.num_envs, args.num_envs, args.eval_frequency):
             evaluate_student(state, args, run)
 
-        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The replay keeps what is played.
+        # Act. Differs from the paper: FIRE after a lost life overrides the agent. The buffer stores what is played.
         # The exploration clock runs on from the offline phase: from 0 it would play the distilled student at random.
         obs = torch.as_tensor(games.obs, device=learner.device)
         epsilon = linear_schedule(args.start_e, args.end_e, exploration_steps, args.offline_steps + state.step)
         greedy = learner.act(obs).cpu().numpy()
         actions = games.send(epsilon_greedy(greedy, games.num_actions, epsilon, state.act_rng))
 
-        # Learn from what is stored, while the games go on in their threads.
+        # Learn from stored transitions while the games step in their threads.
         left = fading(state.returns, *goals, state.step, args.distill_decay_steps)
         if state.step >= args.learning_starts:
             learner.set_rates(args.distill_coefficient * left, lr_end + (lr_start - lr_end) * left)
@@ -730,12 +730,12 @@ def train_online(state: State, args: Args, run: Run) -> None:
             if syncs := crossed(state.step, args.num_envs, args.target_network_frequency):
                 learner.sync(args.tau, syncs)
 
-        # Receive and store. Rewards are learned by their sign and reported raw.
+        # Receive and store. The buffer holds the signs of the rewards; reports use raw rewards.
         step = games.recv()
         rb.add(obs, actions, step._replace(rewards=np.sign(step.rewards)))
         state.returns.extend(episodic_return for episodic_return, _ in step.finished)
 
-        # Record. Losses are read from the device only where they are logged: each reading waits for it.
+        # Record. Losses are read from the device only when they are logged, since each reading waits for the device.
         state.step += args.num_envs
         run.episodes(step.finished, state.step)
         run.advance(state.step)
@@ -744,14 +744,14 @@ def train_online(state: State, args: Args, run: Run) -> None:
             run.scalars({"charts/distill_coeff": args.distill_coefficient * left}, state.step)
             run.scalars(read_metrics(state.metrics, METRICS), state.step)
         if run.due(state.step):
-            read_metrics(state.metrics, METRICS)  # a run that has diverged is not saved
+            read_metrics(state.metrics, METRICS)  # raises an error if the run has diverged, so that it is not saved
             run.save(state)
-    read_metrics(state.metrics, METRICS)  # so that no loss goes unseen
+    read_metrics(state.metrics, METRICS)  # checks the last losses too
     run.save(state)
 
 
 def evaluate_student(state: State, args: Args, run: Run) -> Evaluation:
-    """Play whole games with the student as it is; log their mean return, and save the weights of the best online one."""
+    """Play whole games with the current student, log their mean return, and save the weights of the best online result."""
     policy = player(state.learner.q_network, state.learner.device)
     with run.evaluating(state):
         result = evaluate(policy, Games(args, EVALUATION, args.eval_episodes), args.seed, args.eval_epsilon)
@@ -767,7 +767,7 @@ def evaluate_student(state: State, args: Args, run: Run) -> Evaluation:
 
 
 def evaluate_teacher(act: Act, args: Args, source: str) -> dict[str, Evaluation]:
-    """Scores of a random player and of the teacher. Raises `BadInput` for a teacher that is no better."""
+    """Score a random player and the teacher. Raises `BadInput` if the teacher is no better."""
     episodes, scores = args.teacher_eval_episodes, {}
     with working(f"evaluating the teacher and a random player, {episodes} games each"):
         for name, epsilon in (("random", 1.0), ("teacher", args.eval_epsilon)):
@@ -779,12 +779,12 @@ def evaluate_teacher(act: Act, args: Args, source: str) -> dict[str, Evaluation]
 
 
 def player(network: nn.Module, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy as evaluation calls it: observations (E, 4, 84, 84) to actions (E,), in NumPy, uncompiled."""
+    """Return the greedy policy for evaluation, uncompiled: NumPy observations (E, 4, 84, 84) to NumPy actions (E,)."""
     return lambda obs: greedy_actions(network, torch.as_tensor(obs, device=device)).cpu().numpy()
 
 
 def load_player(args: Args, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The greedy policy of a model file, on the CPU: what `cleanrl_utils.enjoy` plays. Raises `ModelError`."""
+    """Load the greedy policy of a model file on the CPU, for `cleanrl_utils.enjoy` to play. Raises `ModelError`."""
     q_network = STUDENTS[args.student](count_actions(args))
     load_into(q_network, path)
     return player(q_network, torch.device("cpu"))
@@ -801,7 +801,7 @@ def main(args: Args) -> Path:
         in_torch.require_memory(flag, size, filled, buffer_device)
     run = Run(args, Checkpoints(args))
 
-    # The teacher, and what it is worth: the distillation fades by its return, on a scale from a random player's.
+    # Load and score the teacher: the distillation fades on the scale from a random player's return to the teacher's.
     torch.manual_seed(args.seed)
     in_torch.be_deterministic(args.torch_deterministic, device)
     teacher_network, source = load_teacher(args, count_actions(args))

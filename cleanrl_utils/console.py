@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 SHOW_AFTER = 2.0
-"""Seconds after which work without a progress bar of its own is shown."""
+"""Seconds after which work that has no progress bar is shown."""
 SILENCE, LONGEST_SILENCE = 10.0, 60.0
-"""Seconds between lines where there is no terminal: at first, and from ten minutes on."""
+"""Seconds between lines if there is no terminal: at first, and from ten minutes on."""
 
 
 class ErrorStream:
-    """A stream that may go away (a closed pipe, a full disk): then nothing is shown any more, and the run goes on."""
+    """A stream that may fail (a closed pipe, a full disk): then nothing more is shown, and the run goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -52,15 +52,15 @@ class ErrorStream:
 
 
 def guard_error_stream() -> None:
-    """Let the error stream go away without an error in whatever writes to it: our lines, bars, libraries' warnings."""
-    if sys.stderr is None:  # closed by who started the program
+    """Let the error stream fail without an error in whatever writes to it: our lines, bars, libraries' warnings."""
+    if sys.stderr is None:  # closed by whatever started the program
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
     if not isinstance(sys.stderr, ErrorStream):
         sys.stderr = ErrorStream(sys.stderr)
 
 
 def put_null_device(descriptor: int) -> None:
-    """Let what is written to a file descriptor from now on go nowhere."""
+    """Discard everything that is written to a file descriptor from now on."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
@@ -109,10 +109,10 @@ def keep_saying(say: Callable[[], None], ended: threading.Event) -> None:
 
 @contextlib.contextmanager
 def working(text: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A spinner with `text` and the time it has taken; with a bar, if `total` is known, which the function moves on.
+    """Show a spinner with `text` and the time so far; if `total` is given, also a bar, which the yielded function advances.
 
-    Where there is no terminal, `text` is a line, if the work takes longer than `SHOW_AFTER`. Now and then it comes again,
-    with the time.
+    Without a terminal, print `text` as a line if the work takes longer than `SHOW_AFTER`, and repeat it now and then with
+    the time.
     """
     console = error_console()
     columns = SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()

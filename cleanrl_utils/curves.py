@@ -32,7 +32,7 @@ class Args:
 
 
 def run_folders() -> list[Path]:
-    """Run folders under runs/, the one changed last at the end."""
+    """Return the run folders under runs/, with the one that changed last at the end."""
     return [path.parent for path in sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)]
 
 
@@ -106,7 +106,7 @@ def _scores(axis: Any, metrics: dict, scores: dict) -> None:  # noqa: ARG001 - p
 
 
 def main(args: Args) -> Path:
-    """Draw and say where. Raises `BadInput` where there is no run or no matplotlib."""
+    """Draw the picture and say where it is. Raises `BadInput` if there is no run or no matplotlib."""
     runs = run_folders()
     if args.run is None and not runs:
         raise BadInput("RUN_FOLDER", "(none)", "there is no run under runs/ yet; name a run folder")

@@ -1,10 +1,10 @@
-"""matplotlib's pyplot, which draws into files whatever the environment asks for. Needs the extra `plots`."""
+"""matplotlib's pyplot, which draws into files here, whatever the environment asks for. Needs the extra `plots`."""
 
 from __future__ import annotations
 
 import os
 
-os.environ["MPLBACKEND"] = "Agg"  # the kernel of a notebook exports one of its own, and matplotlib reads that when imported
+os.environ["MPLBACKEND"] = "Agg"  # a notebook's kernel exports another one, which matplotlib reads when imported
 
 import matplotlib
 

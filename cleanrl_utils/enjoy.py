@@ -52,7 +52,7 @@ class Args:
 
 
 def load(args: Args) -> players.Player:
-    """The agent that the flags name. Raises `BadInput`."""
+    """Load the agent that the flags name. Raises `BadInput`."""
     if args.run is not None and args.hf_repository is not None:
         raise BadInput("--run", args.run, "excludes --hf-repository: one source at a time")
     if args.revision is not None and (args.hf_repository is None or Path(args.hf_repository).is_dir()):
@@ -80,7 +80,7 @@ def main(args: Args) -> None:
     if args.grid is not None and args.render:
         raise BadInput("--grid", args.grid, "excludes --render, which shows one episode after the other")
     film = Film(Path(args.video)) if args.video is not None else None  # refuses other kinds of file
-    screen = os.environ.get("SDL_VIDEODRIVER")  # as the user has it: drawing environments in memory sets another
+    screen = os.environ.get("SDL_VIDEODRIVER")  # the user's own: drawing environments in memory sets another
     player = load(args)
     for wanted, flag in ((args.render, "--render"), (film, "--video")):
         if wanted:
@@ -122,7 +122,7 @@ def film_episodes(film: Film, player: players.Player, args: Args) -> str:
 
 
 def open_window(title: str, driver: str | None) -> Window:
-    """A window, by the user's own video driver. Raises `BadInput` where there is no screen."""
+    """Open a window with the user's own video driver. Raises `BadInput` if there is no screen."""
     os.environ.pop("SDL_VIDEODRIVER", None)
     if driver is not None:
         os.environ["SDL_VIDEODRIVER"] = driver

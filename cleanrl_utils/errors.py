@@ -13,11 +13,11 @@ class BadInput(Exception):
 
 
 class CannotGoOn(Exception):
-    """A run that cannot be resumed through no mistake of the user's: another emulator, say."""
+    """A run cannot go on, and not because of a mistake by the user: another emulator, for example."""
 
 
 class WriteError(OSError):
-    """A file that could not be written: a full disk, most often."""
+    """A file could not be written: most often because the disk is full."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(error.errno, error.strerror or first_line(error), str(path))
@@ -27,12 +27,12 @@ class WriteError(OSError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where it has none."""
+    """Return the first line of an error's text, or its type if there is no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def missing(error: ImportError, extras: str) -> str:
-    """What a failed import lacks: a package, with how to get it, or a library of the system that a package needs."""
+    """Say what a failed import lacks: a package, with how to get it, or a system library that a package needs."""
     if isinstance(error, ModuleNotFoundError):
         return f"needs `{error.name}`: pip install -e '.[{extras}]'"
     return f"needs what this system lacks: {first_line(error)}"

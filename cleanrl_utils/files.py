@@ -14,15 +14,15 @@ from cleanrl_utils.errors import WriteError
 
 
 def file_name(env_id: str) -> str:
-    """An environment's id as part of a file's or a repository's name."""
+    """Return an environment's id as part of a file's or a repository's name."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", env_id)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is whole: under a temporary name, flushed to disk, then renamed.
+    """Open a file that replaces `path` once it is complete: it has a temporary name, is flushed to disk, then renamed.
 
-    Raises `WriteError`; what was at `path` before is then still there.
+    Raises `WriteError`; `path` then still holds what was there before.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, so that a file's new name outlives a power cut; where the system can."""
+    """Flush a folder to disk, if the system can, so that a file's new name survives a power cut."""
     with contextlib.suppress(OSError):  # not on Windows, nor on every network's file system
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -50,7 +50,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, anew: bool = False) -> None:
-    """Make a folder and those above it, unless it is there; `anew` insists that it is not. Raises `WriteError`."""
+    """Make a folder and those above it, unless it exists; with `anew` it must not exist. Raises `WriteError`."""
     try:
         folder.mkdir(parents=True, exist_ok=not anew)
     except OSError as error:
@@ -65,5 +65,5 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def json_text(content: dict[str, Any]) -> str:
-    """A JSON file's text."""
+    """Return a JSON file's text."""
     return json.dumps(content, indent=2, default=str) + "\n"

@@ -15,10 +15,10 @@ from cleanrl_utils.errors import BadInput
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """YAML of plain values in which no key is given twice: the last would win without a word."""
+    """Loads YAML of plain values and refuses a repeated key, of which the last would win silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping. Raises `ValueError` for a key that is there twice."""
+        """Load a mapping. Raises `ValueError` for a repeated key."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := next((key for i, key in enumerate(keys) if key in keys[:i]), None):
             raise ValueError(f"the key `{twice}` is there twice")
@@ -26,7 +26,7 @@ class _EachKeyOnce(yaml.SafeLoader):
 
 
 def load_yaml(path: str, args_class: type) -> dict[str, Any]:
-    """Values of a YAML file of flags, `{field: value}`, each checked against its field's type.
+    """Load the values of a YAML file of flags, `{field: value}`, each checked against its field's type.
 
     Keys are spelled as fields or as flags (`env_id`, `env-id`). Nothing in the file is executed: tags are
     refused. Raises `BadInput` for a file that cannot be read, an unknown key or a value of the wrong type.
@@ -49,7 +49,7 @@ def load_yaml(path: str, args_class: type) -> dict[str, Any]:
 def checked(
     values: dict[str, Any], args_class: type, source: str, path: str, not_in_files: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Values of a file by field, each checked against its field's type. Raises `BadInput`."""
+    """Return the values of a file by field, each checked against its field's type. Raises `BadInput`."""
     hints = typing.get_type_hints(args_class)
     typed = {}
     for key, value in values.items():
@@ -62,7 +62,7 @@ def checked(
 
 
 def _typed(value: Any, hint: Any, source: str, where: str) -> Any:
-    """`value` if it has the type `hint`; strings like 1e-4 (text in YAML 1.1) pass as numbers, integers as floats."""
+    """Return `value` if it has the type `hint`; strings like 1e-4 (text in YAML 1.1) pass as numbers, integers as floats."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     options = typing.get_args(hint) if union else (hint,)
     for option in options:

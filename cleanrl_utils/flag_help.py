@@ -21,27 +21,27 @@ GROUPS = {
     "n_iterations": "algorithm",
     "total_timesteps": "algorithm",
 }
-"""The flags with which a group begins in the help text of a script."""
+"""The flags that begin a group in the help text of a script."""
 
 
 def grouped(args_class: type, default: Any) -> type:
-    """A class with the fields of a script's `args_class` in groups, for its help."""
+    """Make a class with the fields of a script's `args_class` in groups, for its help."""
     hints = typing.get_type_hints(args_class, include_extras=True)
     texts = field_docs(args_class)
     groups: dict[str, list[tuple[str, Any, Any]]] = {}
     for name in (field.name for field in dataclasses.fields(args_class)):
         group = groups.setdefault(GROUPS.get(name) or next(reversed(groups), "run"), [])
-        value = dataclasses.field(default_factory=functools.partial(getattr, default, name))  # for it may be a mapping
+        value = dataclasses.field(default_factory=functools.partial(getattr, default, name))  # since it may be a mapping
         group.append((name, Annotated[hints[name], tyro.conf.arg(help=texts.get(name))], value))
     made = [(group, dataclasses.make_dataclass(group, fields)) for group, fields in groups.items()]
     return dataclasses.make_dataclass(args_class.__name__, made)
 
 
 def field_docs(args_class: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass and its bases, on one line; numbers without commas, where lines
-    could be broken.
+    """Return the docstring under each field of a dataclass and its bases, on one line; numbers lose their commas, at
+    which lines could break.
 
-    Nothing where there is no source to read, as in a notebook.
+    Empty if there is no source to read, as in a notebook.
     """
     texts: dict[str, str] = {}
     for part in reversed([part for part in args_class.__mro__ if dataclasses.is_dataclass(part)]):
@@ -58,10 +58,10 @@ def field_docs(args_class: type) -> dict[str, str]:
 
 
 def in_one_line(box: str) -> str:
-    """What tyro says in a box about a flag."""
+    """Return in one line what tyro says in a box about a flag."""
     words = " ".join(re.sub(r"[^\x20-\x7e]+", " ", box.split("For full help")[0]).split())
     words = words.split(" Argument helptext:")[0]
-    words = re.sub(r"^(.+) (?=\1)", "", words)  # the box's title may be its first words too
+    words = re.sub(r"^(.+) (?=\1)", "", words)  # the first words of the box may repeat its title
     of_type = re.search(r"Error parsing (--\S+): .*?\b(int|float)\b.*?'([^']*)'", words, re.IGNORECASE)
     if of_type is None:
         return words

@@ -1,4 +1,4 @@
-"""Flags from the command line and from YAML files, and what is allowed for them."""
+"""Read flags from the command line and from YAML files, and check which values are allowed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cleanrl_utils.record import read_run
 Args = TypeVar("Args")
 
 COMPARISONS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
-"""How a value compares with each limit of a bound, by the names that annotated-types gives them."""
+"""How a value must compare with a limit, by annotated-types' name for the limit."""
 
 
 def _json_object(texts: list[str]) -> dict[str, Any]:
@@ -51,14 +51,14 @@ Json = Annotated[
 
 
 WHOLE_NUMBERS = tyro.constructors.ConstructorRegistry()
-"""Makes tyro read 1e6 and 3.0 as whole numbers, as configuration files have them."""
+"""Makes tyro read 1e6 and 3.0 as whole numbers, as in configuration files."""
 
 
 def _whole_number(texts: list[str]) -> int:
     with contextlib.suppress(ValueError):
         if {*".eE"} & {*texts[0]} and float(texts[0]).is_integer():
             return int(float(texts[0]))
-    return int(texts[0])  # whose error tyro knows how to tell
+    return int(texts[0])  # tyro knows how to report its error
 
 
 @WHOLE_NUMBERS.primitive_rule
@@ -75,9 +75,9 @@ def _of_whole_numbers(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.co
 
 
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
-    """Parse the flags and call `main`; what goes wrong ends the process with one line and a status.
+    """Parse the flags and call `main`; an error ends the process with one line and a status.
 
-    2: a mistake of the user's (`BadInput`); 130: Ctrl-C; 1: training diverged, a file could not be written, or a run
+    2: a mistake by the user (`BadInput`); 130: Ctrl-C; 1: training diverged, a file could not be written, or a run
     cannot go on.
     """
     guard_error_stream()
@@ -99,7 +99,7 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
 
 
 def parse(args_class: type[Args], argv: list[str]) -> Args:
-    """Flags as an `args_class`: its defaults, under the values of `--config FILE`, under the command line.
+    """Parse flags into an `args_class`: the command line overrides `--config FILE`, which overrides the defaults.
 
     Under `--resume RUN_FOLDER` they are that run's, but `--total-timesteps` may grow; whether other `--threads` are accepted
     is decided when the checkpoint is read. Raises `BadInput` for an unusable configuration file or run folder; a bad flag
@@ -128,7 +128,7 @@ def parse(args_class: type[Args], argv: list[str]) -> Args:
 
 
 def _option(argv: list[str], name: str) -> str | None:
-    """The value of an option on the command line, looked for before the others are parsed."""
+    """Return the value of an option on the command line, which is read before the others are parsed."""
     for i in reversed(range(len(argv))):
         if argv[i] == name and i + 1 < len(argv):
             return argv[i + 1]
@@ -138,20 +138,20 @@ def _option(argv: list[str], name: str) -> str | None:
 
 
 def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
-    """The command line over `default`."""
+    """Parse the command line, whose flags override those in `default`."""
     message = io.StringIO()
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {module.name.removesuffix('.__main__')}" if module else f"python {sys.argv[0]}"
     try:
         with contextlib.redirect_stderr(message), WHOLE_NUMBERS:
-            if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # a script's: in groups
+            if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # of a script: in groups
                 about, flat = sys.modules[args_class.__module__].__doc__, (tyro.conf.OmitArgPrefixes,)
                 tyro.cli(grouped(args_class, default), prog=program, description=about, args=argv, config=flat)
             return tyro.cli(args_class, prog=program, default=default, args=argv)
     except OSError as error:  # of `--help | head`, or a full disk
         put_null_device(sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            sys.exit(141)  # as SIGPIPE would, which Windows has not
+            sys.exit(141)  # as SIGPIPE would; Windows does not have it
         raise WriteError(Path("standard output"), error) from None
     except SystemExit as stopped:
         if stopped.code:
@@ -160,7 +160,7 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
 
 
 def _how_booleans_are_written(args_class: type, argv: list[str]) -> str:
-    """A hint, where a flag that is on or off has a value: `--cuda False`."""
+    """Return a hint if a flag that is on or off was given a value, as in `--cuda False`."""
     hints = typing.get_type_hints(args_class)
     for word, value in itertools.pairwise(argv):
         name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
@@ -170,9 +170,9 @@ def _how_booleans_are_written(args_class: type, argv: list[str]) -> str:
 
 
 def run_flags(folder: Path, args_class: type) -> tuple[dict[str, Any], bool]:
-    """The flags that a run of this script was started with, from its config.json, and whether it is complete.
+    """Return the flags that a run of this script was started with, from its config.json, and whether it is complete.
 
-    Raises `BadInput` where there is no such file, or one of another script, or one that is damaged.
+    Raises `BadInput` if the file is missing, damaged, or of another script.
     """
     path = folder / "config.json"
     run = read_run(path, "--resume", folder)
@@ -181,22 +181,22 @@ def run_flags(folder: Path, args_class: type) -> tuple[dict[str, Any], bool]:
         raise BadInput("--resume", folder, f"is a run of {script}, not of {script_name(args_class)}")
     for name in ("resume", "resume_anyway"):
         flags.pop(name, None)
-    flags["threads"] = run.get("protocol", {}).get("threads")  # those that were chosen: with others the weights differ
+    flags["threads"] = run.get("protocol", {}).get("threads")  # the chosen number: with another, the weights differ
     return checked(flags, args_class, "--resume", str(path)), run.get("status") == "complete"
 
 
 def script_path(args_class: type) -> Path:
-    """The file of the script that an `Args` is of; none is there for one that was piped or pasted."""
+    """Return the file of the script that defines an `Args`; a script that was piped or pasted has no file."""
     return Path(getattr(sys.modules[args_class.__module__], "__file__", None) or "")
 
 
 def script_name(args_class: type) -> str:
-    """The name of the script that an `Args` is of: `dqn_atari`, however it was started."""
+    """Return the name of the script that defines an `Args`, such as `dqn_atari`, however it was started."""
     return script_path(args_class).stem
 
 
 def flag(field: str) -> str:
-    """The flag of a field: `learning_rate` is `--learning-rate`."""
+    """Return the flag of a field: `--learning-rate` for `learning_rate`."""
     return "--" + field.replace("_", "-")
 
 
@@ -215,7 +215,7 @@ def check_ranges(args: Any) -> None:
 
 
 def _bounds(hint: Any) -> Iterator[tuple[Any, ...]]:
-    """The bounds of a type and of the types inside it, such as `Probability | None` or `tuple[Positive, ...]`."""
+    """Yield the bounds of a type and of the types inside it, such as `Probability | None` or `tuple[Positive, ...]`."""
     if typing.get_origin(hint) is Annotated:
         yield hint.__metadata__
     for part in typing.get_args(hint):
@@ -235,7 +235,7 @@ def _inside(value: Any, bounds: tuple[Any, ...]) -> bool:
 
 
 def command_line(args: Any) -> list[str]:
-    """The flags that make these `args`: those that differ from their defaults, as `parse` reads them."""
+    """Return the words that `parse` would read as these `args`: the flags that differ from their defaults."""
     words: list[str] = []
     for field in dataclasses.fields(args):
         value, default = getattr(args, field.name), field.default
@@ -255,7 +255,7 @@ def command_line(args: Any) -> list[str]:
 
 
 def at_least(args: Any, field: str, minimum: int) -> int:
-    """The field's value, or `minimum` with one line that says so: toy sizes should run."""
+    """Return the field's value, or `minimum` if that is larger, with a line that says so: toy sizes should run."""
     value = getattr(args, field)
     if value < minimum:
         notice(f"{flag(field)} {value} is raised to {minimum}, the least that these settings need")

@@ -68,7 +68,7 @@ def check_upload(args: UploadFlags) -> None:
 
 
 def repository_name(entity: str, flags: dict[str, Any]) -> str:
-    """The repository of a run with these flags. Raises `BadInput` for a name that the Hub does not take."""
+    """Return the repository's name for a run with these flags. Raises `BadInput` if the Hub does not accept it."""
     from huggingface_hub import errors  # noqa: PLC0415 - slow to import, and needed to upload only
     from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415
 
@@ -81,7 +81,7 @@ def repository_name(entity: str, flags: dict[str, Any]) -> str:
 
 
 def require_entity(entity: str) -> None:
-    """Raise `BadInput` unless the Hub knows the token, the token may write, and the entity is the user or one of theirs."""
+    """Raise `BadInput` unless the Hub knows the token, it may write, and the entity is the user or their organization."""
     from huggingface_hub import HfApi  # noqa: PLC0415
 
     try:
@@ -106,9 +106,9 @@ def push(folder: Path, entity: str) -> str | None:
 
 
 def upload(folder: Path, entity: str, video: str | None = None, private: bool = False, with_replay: bool = False) -> str:
-    """Upload a complete run in one commit; returns the repository's id. Run again, it replaces what it put there.
+    """Upload a complete run in one commit; returns the repository's id. A second upload replaces the first one's files.
 
-    All is checked before a repository is made. Raises `BadInput`, or the errors of the Hub's client.
+    Everything is checked before a repository is made. Raises `BadInput`, or the errors of the Hub's client.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi  # noqa: PLC0415
 
@@ -139,7 +139,7 @@ def upload(folder: Path, entity: str, video: str | None = None, private: bool = 
 
 
 def contents(folder: Path, run: dict[str, Any], video: str | None, with_replay: bool) -> dict[str, bytes]:
-    """What is uploaded of a run, by name, but for the card. Raises `BadInput` where there is no model, or a damaged one."""
+    """Return the files of a run to upload, by name, without the card. Raises `BadInput` if a model is missing or damaged."""
     is_fqi = run["script"] == "fqi"
     saved = [folder / name for name in FQI_FILES] if is_fqi else sorted(folder.glob(f"*{SUFFIX}"))
     if not saved or not saved[-1].is_file():
@@ -171,9 +171,9 @@ def contents(folder: Path, run: dict[str, Any], video: str | None, with_replay: 
 
 
 def card(run: dict[str, Any], repository: str, files: set[str]) -> str:
-    """A model card with the metadata that the Hub shows: task, environment, mean and deviation of the last evaluation.
+    """Write a model card with the metadata that the Hub shows: task, environment, mean and deviation of the last evaluation.
 
-    `files` are what lies beside it.
+    `files` are the names of the other files in the repository.
     """
     from huggingface_hub import EvalResult, ModelCardData  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What must not go out with a run: tokens, this machine's name, local paths, accounts."""
+"""What must not be published with a run: tokens, this machine's name, local paths, accounts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from cleanrl_utils.errors import BadInput
 
 LOCAL_FLAGS = ("config", "dataset", "initial_model", "teacher_policy_hf_repo", "teacher_replay")
-"""Flags whose values may be paths of this machine: of those, file names go out."""
+"""Flags whose values may be paths on this machine; only the file names are published."""
 OWN_FLAGS = ("hf_entity", "upload_model", "track", "tracker", "wandb_entity", "wandb_project_name", "capture_video")
 OWN_FLAGS += ("resume", "resume_anyway", "config")
-"""Flags that are nobody else's business, and not about the result."""
+"""Flags that are nobody else's business and do not affect the result."""
 LOCAL_PATH = re.compile(r"(?<![\w.:/+~-])(~?(/[\w.@-]+){2,}|[A-Za-z]:\\\\?[\w.-]+)")
-"""An absolute path, of Unix or Windows; a URL, an environment's id or a repository's name is none."""
+"""An absolute path, of Unix or Windows; it does not match a URL, an environment's id or a repository's name."""
 
 
 def public(run: dict[str, Any]) -> dict[str, Any]:
-    """A run's config without what is of this machine or account: paths (their last parts stay), tracking, the Hub."""
+    """Return a run's config without what belongs to this machine or account: paths (last parts stay), tracking, the Hub."""
     flags = {name: value for name, value in run["flags"].items() if name not in OWN_FLAGS}
     names = {str(flags[name]): Path(str(flags[name])).name for name in LOCAL_FLAGS if _is_path(name, flags.get(name))}
     flags = {name: names.get(value, value) if isinstance(value, str) else value for name, value in flags.items()}
@@ -37,14 +37,14 @@ def public(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_path(name: str, value: str | None) -> bool:
-    """Whether a flag's value is a path, where a repository on the Hub may stand too."""
+    """Whether a flag's value is a path, and not a repository on the Hub."""
     if value is None or name != "teacher_policy_hf_repo":
         return value is not None
     return Path(value).exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value)
 
 
 def require_nothing_private(files: dict[str, bytes]) -> None:
-    """Raise `BadInput` for a file that holds the token, the name of this machine or the path of a folder of the user's."""
+    """Raise `BadInput` for a file that holds the token, the name of this machine or the path of a user's folder."""
     from huggingface_hub import get_token  # noqa: PLC0415
 
     folders = {"your home folder's path": str(Path.home()), "a local path": str(Path.cwd())}

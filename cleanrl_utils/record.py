@@ -34,11 +34,11 @@ PACKAGES = (
 )
 EVENT_FILE = "events.out.tfevents."
 Series = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of a metric: steps, seconds of the run (pauses between a stop and a resume are not counted), values."""
+"""A metric's steps, seconds of the run (pauses between a stop and a resume are not counted), and values."""
 
 
 def read_run(path: Path, name: str, value: object) -> dict[str, Any]:
-    """A run's config.json, with its `flags`. Raises `BadInput`, of the flag `name` and its `value`."""
+    """Read a run's config.json, with its `flags`. Raises `BadInput` for the flag `name` and its `value`."""
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         return run | {"flags": dict(run["flags"]), "script": run.get("script")}
@@ -53,12 +53,12 @@ def read_run(path: Path, name: str, value: object) -> dict[str, Any]:
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The event files of a run, oldest first."""
+    """Return the event files of a run, oldest first."""
     return sorted(folder.glob(f"{EVENT_FILE}*"))
 
 
 def read_series(folder: Path) -> dict[str, Series]:
-    """All metrics of a run folder. A file of events that is damaged is named and skipped; one cut short is read so far."""
+    """Read all metrics of a run folder. A damaged event file is named and skipped; one cut short is read up to there."""
     points: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     clock = 0.0
     for path in event_files(folder):
@@ -77,17 +77,17 @@ def read_series(folder: Path) -> dict[str, Series]:
 
 
 def columns(rows: list[tuple[int, float, float]]) -> Series:
-    """Points as arrays."""
+    """Return points as arrays."""
     return tuple(np.array(column) for column in zip(*rows, strict=True))
 
 
 def read_events(path: Path) -> list[Event]:
-    """The events of a file. Raises `DataLossError` for one that was changed since it was written."""
+    """Read the events of a file. Raises `DataLossError` if it was changed after it was written."""
     return list(new_events(PyRecordReader_New(str(path))))
 
 
 def read_text(path: Path, tag: str) -> str | None:
-    """The first text with this tag in an event file, or None. Raises `DataLossError` as `read_events` does."""
+    """Return the first text with this tag in an event file, or None. Raises `DataLossError` as `read_events` does."""
     for event in new_events(PyRecordReader_New(str(path))):
         for value in event.summary.value:
             if value.tag == tag and value.tensor.string_val:
@@ -96,14 +96,14 @@ def read_text(path: Path, tag: str) -> str | None:
 
 
 def new_events(reader: PyRecordReader_New) -> Iterator[Event]:
-    """The events that a reader has not given yet, as far as they are whole. Raises `DataLossError` as `read_events` does."""
+    """Yield a reader's new events, up to one that is incomplete. Raises `DataLossError` as `read_events` does."""
     while True:
         try:
             reader.GetNext()
         except OutOfRangeError:
             return
         except DataLossError as error:
-            if "truncated" in str(error):  # a run that was killed, or goes on
+            if "truncated" in str(error):  # the run was killed, or is still going
                 return
             raise
         yield Event.FromString(reader.record())
@@ -133,7 +133,7 @@ class Latest:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results."""
+    """Return the versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in PACKAGES:
         try:
@@ -144,16 +144,16 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Processor and number of cores; the accelerator, if any, is among the settings of the learner."""
+    """Return processor and number of cores; the accelerator, if any, is among the settings of the learner."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return f"{model}, {os.cpu_count()} cores"
 
 
 def commit() -> str | None:
-    """The commit of this checkout, with `+` where files differ from it; None outside of a checkout.
+    """Return the commit of this checkout, with `+` if files differ from it; None outside of a checkout.
 
-    A repository that merely has the installed package somewhere in it is another's.
+    Another repository that merely has the installed package somewhere in it does not count.
     """
     root = Path(__file__).resolve().parents[1]
     try:
@@ -169,12 +169,12 @@ def commit() -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What a command of git prints."""
+    """Return what a git command prints."""
     command = ["git", "-C", str(folder), *words]
     environment = os.environ | {"LC_ALL": "C"}
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment).stdout.strip()
 
 
 def short(commit: str) -> str:
-    """A commit as git shows it, with the mark of a checkout that differed from it."""
+    """Shorten a commit as git does, keeping the mark of a checkout that differed from it."""
     return commit[:7] + "+" * commit.endswith("+")

@@ -21,7 +21,7 @@ from cleanrl_utils.flags import run
 
 
 def main(args: Args) -> None:
-    """Run the sweep. Ends the process with status 1 where a run has not come to its end."""
+    """Run the sweep. Ends the process with status 1 if a run did not finish."""
     rows = [Row(work) for work in plan(args)]
     for row in rows:
         words = row.work.next_command()

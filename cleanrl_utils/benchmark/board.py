@@ -20,7 +20,7 @@ TAIL = 12
 
 @dataclass
 class Row:
-    """What the table shows of a training."""
+    """What the table shows about one training."""
 
     work: Work
     state: str = "waiting"
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def output(self) -> Path:
-        """The file that tells why a run failed: its log, or the output of its job where that died before it could log."""
+        """The file that tells why a run failed: its log, or the output of its job if that died before it could log."""
         if self.job is None or _size(self.work.log) > self.logged_before:
             return self.work.log
         return JOBS / f"{getattr(self.job, 'job_id', self.job)}_0_log.out"  # submitit's name for it
@@ -51,7 +51,7 @@ class Row:
         self.state = "complete" if found is not None and found[1].get("status") == "complete" else otherwise
 
     def progress(self) -> tuple[str, str, str]:
-        """Steps done, their rate and the last return, as far as the run has logged them."""
+        """Return steps done, their rate and the last return, as far as the run has logged them."""
         found = self.work.run()
         if found is None:
             return "", "", ""
@@ -99,7 +99,7 @@ class Board:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, 0 where there is none."""
+    """Return the bytes of a file, 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 

@@ -25,7 +25,7 @@ YEARS = 10 * 365 * 24 * 60
 
 
 def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
-    """Run on this machine, `workers` at a time. Interrupted, it has the runs write their checkpoints and waits for that."""
+    """Run on this machine, `workers` at a time. If interrupted, have the runs write their checkpoints and wait for that."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     share, devices = max(1, num_cores() // args.workers), gpus()
     JOBS.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
                     if args.workers > len(devices):
                         env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # JAX would take the whole GPU for one run
                 own = tuple(cores[(row.slot * share + i) % len(cores)] for i in range(share)) if cores else ()
-                with ctrl_c_ignored():  # by what is started: it is this process that tells the runs to stop
+                with ctrl_c_ignored():  # by the started processes: this process tells the runs to stop
                     row.job = executor.submit(Job(row.work, Path.cwd(), own, env))
                 going.append(row)
             for row in [row for row in going if row.job.done()]:
@@ -58,7 +58,7 @@ def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
         for row in going:
             while not row.job.done():
                 time.sleep(POLL)
-                tell(row)  # again: a process that has just begun may not have heard
+                tell(row)  # again: a process that has just started may have missed it
             row.finish("stopped")
 
 
@@ -69,7 +69,7 @@ def tell(row: Row) -> None:
 
 
 def gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
     if shutil.which("nvidia-smi") is None:
@@ -80,7 +80,7 @@ def gpus() -> list[str]:
 
 @contextlib.contextmanager
 def ctrl_c_ignored() -> Iterator[None]:
-    """Ctrl-C does nothing here, nor ever in a process that is started here."""
+    """Ignore Ctrl-C inside the block, and for good in processes that are started there."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

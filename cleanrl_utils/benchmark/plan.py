@@ -62,7 +62,7 @@ class Args:
 
 
 def plan(args: Args) -> list[Work]:
-    """The trainings that the flags ask for. Raises `BadInput`, before anything is run."""
+    """Return the trainings that the flags ask for. Raises `BadInput`, before anything is run."""
     if not args.env_ids:
         raise BadInput("--env-ids", "(none)", "must name at least one environment")
     check_ranges(args)
@@ -95,7 +95,7 @@ def plan(args: Args) -> list[Work]:
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words up to and with the script's file, and its flags. Raises `BadInput`."""
+    """Return the words up to and including the script's file, and its flags. Raises `BadInput`."""
     place = next((i for i, word in enumerate(words) if word.endswith(".py")), 0)
     if place == 0:
         raise BadInput("--command", repr(" ".join(words)), 'must look like "python cleanrl/dqn.py --flags"')
@@ -108,7 +108,7 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def load(path: Path) -> ModuleType:
-    """A script as a module. Raises `BadInput` for a file that is none, or that needs what is not installed."""
+    """Load a script as a module. Raises `BadInput` for a file that is not a script, or that cannot be loaded here."""
     if not path.is_file():
         there = ", ".join(sorted(f"{found}" for found in Path("cleanrl").glob("[a-z]*.py")))
         raise BadInput("--command", path, f"is no file{f'; there are {there}' if there else ''}")
@@ -117,7 +117,7 @@ def load(path: Path) -> ModuleType:
     sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # what a user's file may raise, not only what it cannot import
+    except Exception as error:  # a user's file may raise anything, not only import errors
         raise BadInput("--command", path, f"cannot be loaded here ({first_line(error)})") from None
     if not all(hasattr(getattr(module, "Args", None), name) for name in ("env_id", "exp_name", "seed")):
         raise BadInput("--command", path, "is no training script: it has no Args with exp_name, env_id and seed")
@@ -125,12 +125,12 @@ def load(path: Path) -> ModuleType:
 
 
 def as_json(args: Any) -> dict[str, Any]:
-    """A script's flags as json holds them."""
+    """Return a script's flags as plain JSON."""
     return json.loads(json.dumps(dataclasses.asdict(args)))
 
 
 def too_few(args: Args) -> str:
-    """A line where no comparison of these runs with as many others can have a verdict; empty where one can."""
+    """Return a line if no comparison of these runs with as many others can give a verdict; empty if one can."""
     num_tasks = len(args.env_ids)
     if args.num_seeds >= (enough := enough_runs(num_tasks)) or args.num_seeds == 1:
         return ""

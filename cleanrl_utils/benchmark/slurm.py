@@ -20,19 +20,19 @@ from cleanrl_utils.errors import BadInput
 POLL = 5.0
 """Seconds between looks at the queue."""
 REQUEUES = 100
-"""Time limits that a run may come to."""
+"""How often a run may reach its time limit."""
 
 
 def require_slurm() -> None:
-    """Raise `BadInput` where there is no Slurm."""
+    """Raise `BadInput` if there is no Slurm."""
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise BadInput("--backend", "slurm", "finds no Slurm here: no sbatch and srun; `--backend local` needs none")
 
 
 def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
-    """Submit one job array, but for runs that are queued already, and wait for it, unless told not to.
+    """Submit one job array of the runs that are not queued yet, and wait for it, unless --no-wait is given.
 
-    Raises `BadInput` where it refuses.
+    Raises `BadInput` if Slurm refuses.
     """
     queue = queued()
     if queue is None:
@@ -82,7 +82,7 @@ def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
 
 
 def queued() -> dict[str, str] | None:
-    """The state of each of the user's jobs that Slurm has not done with, by id; None while its controller is away."""
+    """Return the state of each unfinished job of the user, by id; None while Slurm's controller does not answer."""
     squeue = ["squeue", "--me", "--array", "--noheader", "--format=%i %T"]
     asked = subprocess.run(squeue, capture_output=True, text=True, check=False)
     return None if asked.returncode else dict(line.split() for line in asked.stdout.splitlines())

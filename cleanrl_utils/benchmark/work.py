@@ -1,4 +1,4 @@
-"""One training of a sweep: found again among the run folders, started or resumed in a process of its own."""
+"""One training of a sweep: found again among the run folders, and started or resumed in a separate process."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from cleanrl_utils.record import read_run
 LOGS = Path("runs/sweeps")
 """Where a sweep keeps the output of its runs, and the files of its scheduler."""
 JOBS = LOGS / "jobs"
-"""Files of submitit's."""
+"""Submitit's files."""
 POLL = 0.2
 """Seconds between looks at a process."""
 NOT_OF_A_RUN = ("config", "resume", "resume_anyway", "threads")
-"""Flags that say where the others are from, or how a machine is used."""
+"""Flags that say where other flags come from, or how a machine is used."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One training: a script with its flags. Two are the same if all flags are, given or by default."""
+    """One training: a script with its flags. Two trainings are the same if all their flags are, given or by default."""
 
     launcher: tuple[str, ...]
     """words up to and with the script's file, as (python, cleanrl/dqn.py)"""
@@ -52,18 +52,18 @@ class Work:
 
     @property
     def log(self) -> Path:
-        """Where the output of the training goes, of every time that it is started."""
+        """Where the output of the training goes, each time that it is started."""
         content = json.dumps([self.script, deciding(self.flags)], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         name = f"{file_name(self.flags['env_id'])}__{self.flags['exp_name']}__{self.flags['seed']}__{digest}"
         return LOGS / f"{name}.log"
 
     def runs(self) -> list[tuple[Path, dict[str, Any]]]:
-        """Run folders of this training with their config.json, oldest first."""
+        """Return the run folders of this training with their config.json, oldest first."""
         pattern = f"{file_name(self.flags['env_id'])}__{self.flags['exp_name']}__{self.flags['seed']}__*"
         found = []
         for path in sorted(Path("runs").glob(f"{pattern}/config.json")):
-            with contextlib.suppress(BadInput):  # a damaged one is none
+            with contextlib.suppress(BadInput):  # a damaged one does not count
                 run = read_run(path, "run", path.parent)
                 flags = {name: run["flags"].get(name, default) for name, default in self.defaults.items()}
                 if run["script"] == self.script and deciding(flags) == deciding(self.flags):
@@ -71,12 +71,12 @@ class Work:
         return found
 
     def run(self) -> tuple[Path, dict[str, Any]] | None:
-        """The training's run folder with its config.json: the complete one if there is one, else the newest."""
+        """Return the training's run folder with its config.json: the complete one if there is one, else the newest."""
         runs = self.runs()
         return next((run for run in runs if run[1].get("status") == "complete"), runs[-1] if runs else None)
 
     def next_command(self) -> list[str]:
-        """What is to be done: the words of a command; no words where it is complete."""
+        """Return what to do next: the words of a command, or no words if the training is complete."""
         found = self.run()
         if found is not None and found[1].get("status") == "complete":
             return []
@@ -86,17 +86,17 @@ class Work:
 
 
 def deciding(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags that a run has in common with one that was configured by a file, or resumed."""
+    """Return the flags that stay the same if the training is configured by a file or resumed."""
     return {name: value for name, value in flags.items() if name not in NOT_OF_A_RUN}
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints, oldest first."""
+    """Return a run's checkpoints, oldest first."""
     return sorted(run.glob("checkpoints/[0-9]*-*-*.zip"))
 
 
 class Job(Checkpointable):
-    """What a worker or a cluster's node does with a `Work`; done again after a preemption, it goes on where that was.
+    """What a worker or a cluster's node does with a `Work`; repeated after a preemption, it continues from there.
 
     SIGTERM is passed on, so that the training writes its checkpoint. So is the signal that Slurm sends before a time limit
     or a preemption (`--signal`); then the job is queued again.
@@ -105,7 +105,7 @@ class Job(Checkpointable):
     def __init__(
         self, work: Work, folder: Path, cores: tuple[int, ...] = (), env: dict[str, str | None] | None = None
     ) -> None:
-        """`folder`: where to run; `cores`: the only processor cores to use; `env`: what to set or unset (None) beside."""
+        """`folder`: where to run; `cores`: the only processor cores to use; `env`: variables to set, or to unset (None)."""
         self.work, self.folder, self.cores, self.env = work, folder, cores, env or {}
 
     def __call__(self) -> int:
@@ -119,7 +119,7 @@ class Job(Checkpointable):
             os.sched_setaffinity(0, self.cores)
         status = 0
         with self.work.log.open("ab") as log:
-            while not received and not locked(log):  # another sweep is at it
+            while not received and not locked(log):  # another sweep is running it
                 time.sleep(POLL)
             words = self.work.next_command()
             if words and not received:
@@ -133,7 +133,7 @@ class Job(Checkpointable):
         return status
 
     def _train(self, words: list[str], log: BinaryIO, received: list[int]) -> int:
-        """Run the command, in a session of its own: what signals reach it, and how often, is decided here."""
+        """Run the command in a separate session, so that we decide which signals reach it, and how often."""
         env = {name: value for name, value in (os.environ | self.env).items() if value is not None}
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
         process = subprocess.Popen(words, start_new_session=True, preexec_fn=in_our_wake, **streams)
@@ -144,7 +144,7 @@ class Job(Checkpointable):
         return process.wait()
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """What is to be done when the job's turn comes again; None where training would begin anew each time."""
+        """Return what to do when the job's turn comes again; None if training would start over each time."""
         if self.work.flags.get("checkpoint_frequency", 0) != 0:  # None: by time
             return DelayedSubmission(self)
         with self.work.log.open("a", encoding="utf-8") as log:
@@ -153,7 +153,7 @@ class Job(Checkpointable):
 
 
 def locked(file: BinaryIO) -> bool:
-    """Hold a file for this process until it is closed, if no other one has it; True where the system has no locks."""
+    """Lock a file for this process until it is closed; False if another has locked it, True if there are no locks here."""
     try:
         import fcntl  # noqa: PLC0415 - not on every system
 
@@ -166,7 +166,7 @@ def locked(file: BinaryIO) -> bool:
 
 
 def in_our_wake() -> None:
-    """Called in a new process: it ends when the one that started it does, however that ends (Linux)."""
+    """Call this in a new process, so that it ends when the process that started it ends, however that ends (Linux)."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # meant for the job
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes  # noqa: PLC0415 - in the new process only
@@ -175,7 +175,7 @@ def in_our_wake() -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log since its last command, without what a progress bar has drawn over."""
+    """Return the last lines of a log since its last command, without what a progress bar has overwritten."""
     if not path.exists():
         return []
     text = path.read_bytes()[-20_000:].decode(errors="replace")

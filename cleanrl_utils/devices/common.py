@@ -14,7 +14,7 @@ from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput
 
 TRANSITION_BYTES = 84 * 84 + 10
-"""Of a transition in the replay buffer of the Atari scripts: a frame and what a step brought."""
+"""Bytes of a transition in the replay buffer of the Atari scripts: a frame, and the rest of its row."""
 
 
 class DeviceFlags(Protocol):
@@ -24,7 +24,7 @@ class DeviceFlags(Protocol):
 
 
 def device_names(args: DeviceFlags, available: dict[str, bool], framework: str) -> tuple[str, str]:
-    """Names of the devices of the networks and of the replay buffer. Raises `BadInput` if the framework lacks one.
+    """Return the names of the devices of networks and replay buffer. Raises `BadInput` if the framework lacks one.
 
     A script without `--buffer-device` keeps its buffer in host memory by itself.
     """
@@ -47,11 +47,11 @@ def device_names(args: DeviceFlags, available: dict[str, bool], framework: str) 
 
 
 def free_memory() -> int | None:
-    """Bytes of host memory that this process may still take, by the system and by its container; None where unknown."""
+    """Return the bytes of host memory that the system and the container still allow this process; None if unknown."""
     found = []
     with contextlib.suppress(OSError, ValueError, KeyError):
         found.append(1024 * _numbers("/proc/meminfo")["MemAvailable:"])
-    # Of cgroups, version 2 and 1. Pages of files are given back when they are needed.
+    # For cgroups of versions 2 and 1. Cached pages of files are given back when they are needed.
     for folder, limit, used, prefix in (
         ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -70,9 +70,9 @@ def _numbers(path: str) -> dict[str, int]:
 
 
 def require_memory(flag: str, transitions: int, filled: int, free: int | None, each: int = TRANSITION_BYTES) -> None:
-    """Raise `BadInput` where a ring of transitions takes more memory than there is: `filled` of them more than `free` bytes.
+    """Raise `BadInput` if `filled` transitions of a ring take more than the `free` bytes of memory.
 
-    Also where the whole ring takes more than the machine has: memory that is never filled is not taken, but no system
+    Also if the whole ring takes more than the machine has: memory that is never filled is not taken, but no system
     promises that much. `each`: bytes of a transition.
     """
     if free is None:
@@ -88,9 +88,9 @@ def require_memory(flag: str, transitions: int, filled: int, free: int | None, e
 
 
 def keeps_compiled_code(folder: str, name: str) -> bool:
-    """Make the folder and try whether it can be written; where not, say so by its `name`."""
+    """Make the folder and try to write to it; returns whether that works, and if not, prints a line with its `name`."""
     try:
-        os.makedirs(folder, exist_ok=True)  # refuses an empty name, which a Path takes for the folder that we are in
+        os.makedirs(folder, exist_ok=True)  # refuses an empty name, which Path takes for the current folder
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         notice(f"{name} cannot be written ({error.strerror}): compiled code is not kept")
@@ -101,9 +101,9 @@ def keeps_compiled_code(folder: str, name: str) -> bool:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory in the process, for the tensors of the next update.
 
-    By default it returns each block of megabytes to the kernel, which then zeroes and maps it again, page by page:
-    a third of the time of a Nature CNN update in torch on 2 CPU cores, 22,000 page faults of an IMPALA update in JAX. To be
-    called before other threads have begun. Does nothing on another C library.
+    By default it returns each block of megabytes to the kernel, which then zeroes and maps it again, page by page. That
+    costs a third of the time of a Nature CNN update in torch on 2 CPU cores, and 22,000 page faults in an IMPALA update in
+    JAX. Call it before other threads start. Does nothing with another C library.
     """
     if sys.platform != "linux":
         return
@@ -117,14 +117,14 @@ def keep_freed_memory() -> None:
 
 
 class Metrics(Protocol):
-    """What an update measured, an array (M + 1,) on a device: M values, and a 1 while every loss was finite."""
+    """The metrics of an update, an array (M + 1,) on a device: M values, then 1 as long as every loss was finite."""
 
     def tolist(self) -> list[float]:
-        """The numbers, once the device has them."""
+        """Wait until the device has the numbers, and return them."""
 
 
 def read_metrics(metrics: Metrics | None, names: tuple[str, ...]) -> dict[str, float]:
-    """The values by their `names` (M), or nothing; waits for the device.
+    """Return the values by their `names` (M); empty without metrics. Waits for the device.
 
     Raises FloatingPointError once a loss was not finite.
     """

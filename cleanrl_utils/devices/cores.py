@@ -16,7 +16,7 @@ from cleanrl_utils.ranges import MOST_THREADS
 CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows the limits of a container."""
 OWN = Path("/proc/self/cgroup")
-"""Where it shows which cgroups this process is in."""
+"""Where Linux shows which cgroups this process is in."""
 
 
 class ThreadFlags(Protocol):
@@ -26,21 +26,21 @@ class ThreadFlags(Protocol):
 
 
 def given_threads(args: ThreadFlags) -> int | None:
-    """Threads to compute with, by `--threads` or else by OMP_NUM_THREADS; None where neither says it."""
+    """Return the number of threads that `--threads` or else OMP_NUM_THREADS sets; None if neither is set."""
     if args.threads is not None:
         return args.threads
-    number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is of nested levels
+    number = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is for nested levels
     return int(number) if number.isdecimal() and 0 < int(number) <= MOST_THREADS else None
 
 
 def num_cores() -> int:
-    """Processor cores that this process may use, by its affinity or by the quota of its container, whichever is less."""
+    """Return the number of cores that this process may use: the lower of its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([cores, *_quotas()])))
 
 
 def processor_kind() -> str:
-    """Eight letters and digits for the kind of processor: other ones where it has other instructions."""
+    """Return eight letters and digits for the kind of processor; they differ if its instructions differ."""
     about = platform.machine() + platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -49,7 +49,7 @@ def processor_kind() -> str:
 
 
 def _quotas() -> Iterator[float]:
-    """Seconds of processor time per second that the cgroups of this process allow, from its own up to the outermost."""
+    """Yield the processor seconds per second that the cgroups of this process allow, from its own to the outermost."""
     with contextlib.suppress(OSError):
         for line in OWN.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -62,7 +62,7 @@ def _quotas() -> Iterator[float]:
 
 
 def _quota(folder: Path) -> float:
-    """Seconds of processor time per second in a cgroup; infinite where there is no limit."""
+    """Return the processor seconds per second that a cgroup allows; infinite if there is no limit."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = map(int, (folder / "cpu.max").read_text().split())  # "max" has no number
         return quota / period

@@ -16,14 +16,14 @@ from cleanrl_utils.devices.cores import ThreadFlags, given_threads, num_cores, p
 FASTER_ON_CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 }
-"""Options of XLA that leave convolutions to Eigen, whose gradients are faster than YNNPACK's, and the rest as it is."""
+"""Options of XLA that leave convolutions to Eigen, whose gradients are faster than YNNPACK's, and change nothing else."""
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """What `--xla-deterministic` adds to XLA_FLAGS."""
 
 
 @functools.cache
 def cpu_options() -> dict[str, str]:
-    """Options to compile an update for a CPU with: `FASTER_ON_CPU`, where this version of XLA knows them."""
+    """Return the options with which to compile an update for a CPU: `FASTER_ON_CPU`, if this version of XLA knows them."""
     try:
         jax.jit(lambda: 0, compiler_options=FASTER_ON_CPU)()
     except Exception:  # of a kind that differs between versions
@@ -38,7 +38,7 @@ class DeviceFlags(common.DeviceFlags, Protocol):
 
 
 def choose_devices(args: DeviceFlags) -> tuple[jax.Device, jax.Device]:
-    """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
+    """Return the devices of networks and replay buffer. Raises `BadInput` if one of them is not available."""
     _keep_compiled_code()
     if args.xla_deterministic and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()  # read when JAX is first used
@@ -50,7 +50,7 @@ def choose_devices(args: DeviceFlags) -> tuple[jax.Device, jax.Device]:
 
 
 def choose_threads(args: ThreadFlags) -> int:
-    """Set and return the number of threads that XLA computes with on the CPU; to be called before JAX is first used."""
+    """Set and return the number of threads that XLA computes with on the CPU; call it before JAX is first used."""
     threads = given_threads(args) or num_cores()
     os.environ["NPROC"] = str(threads)  # what XLA reads when it makes its threads
     return threads
@@ -70,12 +70,12 @@ def _keep_compiled_code() -> None:
 
 
 def device_name(device: jax.Device) -> str:
-    """A device's kind as the flags spell it."""
+    """Return a device's kind as the flags spell it."""
     return {"gpu": "cuda"}.get(device.platform, device.platform)
 
 
 def described(device: jax.Device) -> dict[str, str | None]:
-    """What computes, for the record: the kind of the device, which GPU it is, and what was asked of XLA."""
+    """Describe for the record what computes: the kind of device, which GPU it is, and the options given to XLA."""
     name = f"cuda ({device.device_kind})" if device.platform == "gpu" else device.platform
     precision = jax.config.jax_default_matmul_precision
     return {"device": name, "xla_flags": os.environ.get("XLA_FLAGS"), "matmul_precision": precision}
@@ -89,15 +89,15 @@ def _devices(platform: str) -> list[jax.Device]:
 
 
 def require_memory(flag: str, transitions: int, filled: int, device: jax.Device) -> None:
-    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
+    """Raise `BadInput` if a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
 
-    A GPU gives the whole ring at once; a host gives what is filled.
+    A GPU reserves the whole ring at once; a host only what is filled.
     """
     common.require_memory(flag, transitions, filled if device.platform == "cpu" else transitions, free_memory(device))
 
 
 def free_memory(device: jax.Device) -> int | None:
-    """Bytes that are free on a device; None where that is unknown."""
+    """Return the bytes that are free on a device; None if that is unknown."""
     if device.platform == "cpu":
         return common.free_memory()
     found = device.memory_stats() or {}
@@ -105,7 +105,7 @@ def free_memory(device: jax.Device) -> int | None:
 
 
 def use_bf16(asked: bool, device: jax.Device) -> bool:
-    """`--bf16` where it is faster than float32: not in XLA on a CPU, so warn there and leave it."""
+    """Return whether to use bfloat16: if asked, and if it is faster than float32; in XLA on a CPU it is not, so warn."""
     has_bf16 = device.platform == "gpu" and float(device.compute_capability) >= 8
     if asked and not has_bf16:
         notice(f"--bf16: XLA has no fast bfloat16 on this {device_name(device)} device; using float32")

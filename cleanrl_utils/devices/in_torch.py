@@ -22,11 +22,11 @@ from cleanrl_utils.devices.cores import ThreadFlags, given_threads, num_cores
 from cleanrl_utils.errors import first_line
 
 TURNS, TURN, MARGIN = 4, 0.3, 0.05
-"""To choose the number of threads: each has so many turns of so many seconds; more than one have to gain that share."""
+"""How threads are timed: turns of each number, seconds of a turn, share of time that more than one thread must save."""
 
 
 def choose_devices(args: common.DeviceFlags) -> tuple[torch.device, torch.device]:
-    """Devices of the networks and of the replay buffer. Raises `BadInput` if one is not there."""
+    """Return the devices of networks and replay buffer. Raises `BadInput` if one of them is not available."""
     _need_a_folder_for_compiled_code()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name, buffer_name = common.device_names(args, available, "torch")
@@ -34,7 +34,7 @@ def choose_devices(args: common.DeviceFlags) -> tuple[torch.device, torch.device
 
 
 def _need_a_folder_for_compiled_code() -> None:
-    """Where torch cannot write the code that it compiles, give it a temporary folder: its optimizers fail without one."""
+    """Give torch a temporary folder if it cannot write the code that it compiles: its optimizers fail without a folder."""
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if folder is not None and not common.keeps_compiled_code(folder, f"TORCHINDUCTOR_CACHE_DIR {folder}"):
         temporary = tempfile.TemporaryDirectory(prefix="torchinductor_")
@@ -43,7 +43,7 @@ def _need_a_folder_for_compiled_code() -> None:
 
 
 def described(device: torch.device) -> dict[str, str]:
-    """What computes, for the record: the type of the device, and which GPU it is."""
+    """Describe for the record what computes: the type of device, and which GPU it is."""
     return {"device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type}
 
 
@@ -56,9 +56,9 @@ class BatchFlags(ThreadFlags, Protocol):
 def choose_threads(args: BatchFlags, network: nn.Module, obs_shape: tuple[int, ...], *inputs: Any) -> int:
     """Set and return the number of threads that torch computes with on the CPU: the one given, else the fastest now.
 
-    What is timed are forward and backward passes of `network` on a batch of observations and `inputs`. Threads wait for each
-    other in a busy loop, so where other work takes their cores away, fewer are faster; and small networks gain nothing by
-    more.
+    It times forward and backward passes of `network` on a batch of observations and `inputs`. Threads wait for each other
+    in a busy loop, so fewer are faster if other work takes their cores away; and small networks gain nothing from more
+    threads.
     """
     threads = given_threads(args)
     if threads is None:
@@ -70,7 +70,7 @@ def choose_threads(args: BatchFlags, network: nn.Module, obs_shape: tuple[int, .
 
 
 def _fastest(cores: int, network: nn.Module, inputs: tuple[Any, ...]) -> int:
-    """The number of threads, up to one per core, with which the passes of an update take the least time, in turn."""
+    """Return the number of threads, up to one per core, with which the passes are fastest; they are timed in turns."""
     choices = sorted({*(2**k for k in range(cores.bit_length())), cores})
     passes: dict[int, list[float]] = {threads: [] for threads in choices}
     with working("timing threads (--threads leaves that out)"):
@@ -90,10 +90,10 @@ def _fastest(cores: int, network: nn.Module, inputs: tuple[Any, ...]) -> int:
 
 
 def be_deterministic(asked: bool, device: torch.device) -> None:
-    """Where it is asked for, have the same weights from the same seed on CUDA too; on a CPU they are so in any case.
+    """If asked, make the same seed give the same weights on CUDA too; on a CPU it does so in any case.
 
-    Warns of an operator that has no such kernel. Without the flag cuDNN times its algorithms and takes the fastest, which
-    is not always the same one.
+    Warns of an operator that has no deterministic kernel. Without the flag, cuDNN times its algorithms and takes the
+    fastest, which is not always the same one.
     """
     torch.backends.cudnn.deterministic = asked
     torch.backends.cudnn.benchmark = device.type == "cuda" and not asked
@@ -125,22 +125,22 @@ def can_compile(device: torch.device) -> bool:
 
 
 def require_memory(flag: str, transitions: int, filled: int, device: torch.device) -> None:
-    """Raise `BadInput` where a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
+    """Raise `BadInput` if a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
 
-    A GPU gives the whole ring at once; a host gives what is filled.
+    A GPU reserves the whole ring at once; a host only what is filled.
     """
     common.require_memory(flag, transitions, filled if device.type == "cpu" else transitions, free_memory(device))
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a device; None where that is unknown."""
+    """Return the bytes that are free on a device; None if that is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return common.free_memory() if device.type == "cpu" else None
 
 
 def use_bf16(asked: bool, device: torch.device) -> bool:
-    """`--bf16` where the hardware has it; elsewhere bfloat16 is slower than float32, so warn and leave it."""
+    """Return whether to use bfloat16: if asked, and if the hardware has it; elsewhere it is slower than float32, so warn."""
     has_bf16 = {
         "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
         "cuda": torch.cuda.is_bf16_supported,
@@ -152,7 +152,7 @@ def use_bf16(asked: bool, device: torch.device) -> bool:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array on the device, in one copy that the host does not wait for."""
+    """Copy an array to the device in one transfer, for which the host does not wait."""
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
@@ -160,10 +160,10 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 def cuda_graph(
     update: Callable[[Tensor], Tensor], batch_size: int, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Callable[[Tensor], Tensor]:
-    """`update`, which trains `network` by `optimizer`, as one CUDA graph: called with indices (batch_size,) on the device.
+    """Capture `update` of `network` by `optimizer` in a CUDA graph; call it with indices (batch_size,) on the device.
 
-    The warm-up that a capture needs would change weights and Adam's moments, so they are put back in place; moments that
-    the warm-up made are set to zero.
+    The warm-up that a capture needs changes weights and Adam's moments, so they are restored in place; moments that the
+    warm-up created are set to zero.
     """
 
     def trained() -> list[Tensor]:
@@ -190,16 +190,16 @@ def cuda_graph(
         graph.replay()
         return metrics
 
-    replay.kept = update  # and so all that it holds: the graph knows only the addresses of what it reads and writes
+    replay.kept = update  # and all that it refers to: the graph knows only the addresses of what it reads and writes
     return replay
 
 
 def use_onednn(*networks: nn.Module) -> None:
-    """On an AMD CPU, compute the large linear layers of `networks` in oneDNN, where torch would take MKL.
+    """On an AMD CPU, compute the large linear layers of `networks` in oneDNN instead of MKL, which torch would use.
 
-    MKL leaves AMD's AVX-512 unused; oneDNN, in which the convolutions run already, takes half the time (docs/log.md).
-    Weights stay what they are, values and gradients too but for rounding. Does nothing on other devices, in bfloat16,
-    and where this torch has no such kernel.
+    MKL does not use AMD's AVX-512; oneDNN, which already computes the convolutions, takes half the time (docs/log.md).
+    Weights stay the same, and so do values and gradients, except for rounding. Does nothing on other devices, in bfloat16,
+    or if this torch has no such kernel.
     """
     if not is_amd_with_avx512() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
@@ -225,10 +225,10 @@ class OneDNNLinear(nn.Linear):
         return _product(x, self.weight) + self.bias
 
 
-# An operator of our own, since torch.compile cannot take the private one that it emits itself for frozen networks.
+# A custom operator, since torch.compile cannot take the private one that it emits itself for frozen networks.
 @torch.library.custom_op("qdagger::product", mutates_args=(), device_types="cpu")
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """The product a b^T of (N, K) and (M, K) by oneDNN: (N, M)."""
+    """Return the product a b^T of (N, K) and (M, K) by oneDNN: (N, M)."""
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 

@@ -47,7 +47,7 @@ class Args:
 
 
 def rows(player: players.Player, result: Evaluation, epsilon: float | None) -> list[dict[str, Any]]:
-    """One row for raw rewards and, of an Atari agent, one for clipped ones: the sums of their signs, as it learned them."""
+    """Return a row for raw rewards and, for an Atari agent, one for clipped rewards: sums of signs, as it learned them."""
     kinds = {"raw": result.returns} | ({"clipped": result.clipped_returns} if player.is_atari else {})
     found = []
     for kind, returns in kinds.items():
@@ -61,7 +61,7 @@ def rows(player: players.Player, result: Evaluation, epsilon: float | None) -> l
 
 
 def markdown(table: list[dict[str, Any]], kind: str) -> str:
-    """The rows of one kind of rewards as a markdown table, numbers to the right."""
+    """Return the rows of one kind of rewards as a markdown table, with numbers aligned to the right."""
     columns = [name for name in COLUMNS if name != "rewards" and (name != "human-normalised" or kind == "raw")]
     lines = [f"| {' | '.join(columns)} |", f"|---|---|{'---:|' * (len(columns) - 2)}"]
     for row in table:
@@ -81,7 +81,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def page(table: list[dict[str, Any]], args: Args) -> str:
-    """The markdown of all tables, with how they were made."""
+    """Return the markdown of all tables, and how they were made."""
     text = f"{args.episodes} whole games of each model, seed {args.seed}, {args.weights} weights.\n"
     text += f"\nRaw rewards:\n\n{markdown(table, 'raw')}\n"
     if any(row["rewards"] == "clipped" for row in table):

@@ -1,4 +1,4 @@
-"""What every Atari script has in common beside the learning rule: game names, FIRE, episodes, evaluation by whole games."""
+"""What all Atari scripts share, apart from the learning rule: game names, FIRE, episodes, evaluation by whole games."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from cleanrl_utils.seeds import EVALUATION, env_seeds
 gym.register_envs(ale_py)
 
 RESULTS = ("obs", "lives", "frame_numbers", "returns", "lengths", "traces")
-"""What the same actions must lead to again."""
+"""What replaying the same actions must reproduce."""
 
 MAX_FRAMES = 108_000
-"""Raw frames (60 per second, so 30 minutes) after which a game is cut: the field's custom, and Gymnasium's for v4 and v5."""
+"""Raw frames (60 per second, so 30 minutes) after which a game is cut, as usual in the field and in Gymnasium (v4, v5)."""
 STRETCH = MAX_FRAMES // 4
-"""Actions, those of the longest game, after which an environment is seeded again. More: a resumed run plays longer; fewer:
-training waits more often."""
+"""Actions after which an environment is seeded again, as many as the longest game has. With more, a resumed run replays
+longer; with fewer, training waits more often."""
 
 
 PLAYED = {"frameskip": (1, 4), "full_action_space": (False,), "max_num_frames_per_episode": (MAX_FRAMES,)}
 PLAYED |= {"obs_type": ("rgb",), "mode": (None,), "difficulty": (None,)}
-"""Settings of an id that the games here have or replace, with the values that may be asked for."""
+"""Settings of an environment id that the games here share or replace, with the values that are accepted."""
 
 
 class GameFlags(Protocol):
@@ -51,7 +51,7 @@ class GameFlags(Protocol):
 
 
 class EvalFlags(GameFlags, Protocol):
-    """And those on its evaluations and its rewards."""
+    """Also the flags on its evaluations and its rewards."""
 
     life_loss: bool
     eval_episodes: int
@@ -60,9 +60,9 @@ class EvalFlags(GameFlags, Protocol):
 
 
 def game_settings(env_id: str) -> tuple[str, float]:
-    """ROM name and sticky-action probability of a registered id: PongNoFrameskip-v4 is `pong`, 0.0.
+    """Return ROM name and sticky-action probability of a registered id: `pong`, 0.0 for PongNoFrameskip-v4.
 
-    Raises `BadInput`, with the closest names, for an id that is no Atari game played from its screen, and for one with
+    Raises `BadInput`, with the closest names, for an id that is not an Atari game played from its screen, or that has
     settings that ale-py's vector environment does not have.
     """
     spec = gym.registry.get(env_id)
@@ -90,7 +90,7 @@ def game_settings(env_id: str) -> tuple[str, float]:
 
 @functools.cache
 def minimal_actions(game: str) -> tuple[str, ...]:
-    """Names of the actions of a game's minimal set."""
+    """Return the names of the actions in a game's minimal set."""
     envs = AtariVectorEnv(game, 1, num_threads=1)
     names = tuple(action.name for action in envs.ale.get_action_set())
     envs.close()
@@ -98,28 +98,28 @@ def minimal_actions(game: str) -> tuple[str, ...]:
 
 
 def count_actions(args: GameFlags) -> int:
-    """Size of the action set that the flags choose."""
+    """Return the size of the action set that the flags choose."""
     return 18 if args.full_action_space else len(minimal_actions(game_settings(args.env_id)[0]))
 
 
 def waits_for_fire(args: GameFlags) -> bool:
     """Whether FIRE, action 1, is pressed for the agent: in games that wait for it, by the rule of the classic wrappers.
 
-    They are those with FIRE as action 1 of the minimal set.
+    Those are the games whose minimal set has FIRE as action 1.
     """
     names = minimal_actions(game_settings(args.env_id)[0])
     return args.fire and len(names) >= 3 and names[1] == "FIRE"
 
 
 def emulator_settings(args: GameFlags) -> dict[str, Any]:
-    """The flags as keywords of ale-py's environments, the vector one and the single one."""
+    """Return the flags as keywords for both of ale-py's environments, vector and single."""
     _, sticky = game_settings(args.env_id)
     chance = sticky if args.sticky_actions is None else args.sticky_actions
     return {"repeat_action_probability": chance, "full_action_space": args.full_action_space}
 
 
 def protocol(args: EvalFlags) -> dict[str, Any]:
-    """What a run's scores mean, from its flags: stored with them."""
+    """Describe, from a run's flags, what its scores mean; the text is stored with them."""
     return {
         "frame_skip": 4,
         "max_noops": args.noop_max,
@@ -137,24 +137,24 @@ def _is_atari(spec: gym.envs.registration.EnvSpec) -> bool:
 
 
 def num_threads(num_envs: int) -> int:
-    """Threads that step `num_envs` games: one each, at most one per core this process may use."""
+    """Return the number of threads that step `num_envs` games: one each, at most one per core this process may use."""
     return min(num_envs, num_cores())
 
 
 class SeededGames:
-    """ale-py's vector environment, whose games can be played again from their seeds and actions.
+    """ale-py's vector environment, with games that can be replayed from their seeds and actions.
 
-    An environment is seeded at its first game, and once more at the first end of a game after `STRETCH` actions: a reset
-    with a seed takes 0.2 s, since the emulator then loads the game anew, and all games wait. In between the games follow
-    from the seed, so a checkpoint holds the actions of each environment since it was seeded, and `restore` plays them again.
+    An environment is seeded for its first game, and again at the first end of a game after `STRETCH` actions. A reset with
+    a seed takes 0.2 s, since the emulator loads the game again, and all games wait. In between, the games follow from the
+    seed and the actions, so a checkpoint holds each environment's actions since it was seeded, and `restore` replays them.
 
-    The settings are those of `AtariVectorEnv`. Of each environment: `obs` (N, 4, 84, 84) uint8, `lives` and
-    `frame_numbers`; `returns` and `lengths`, the raw rewards and the steps of its game so far; `traces`, a checksum of the
+    The settings are those of `AtariVectorEnv`. For each environment there are `obs` (N, 4, 84, 84) uint8, `lives` and
+    `frame_numbers`; `returns` and `lengths`, the raw return and the steps of its game so far; `traces`, a checksum of the
     rewards and flags of all steps since it was seeded.
     """
 
     def __init__(self, args: GameFlags, purpose: int, num_games: int, **settings: Any) -> None:
-        """`purpose` sets the seeds apart."""
+        """Games with different values of `purpose` have different seeds."""
         self.env_id, self.seed, self.purpose = args.env_id, args.seed, purpose
         settings |= emulator_settings(args) | {"use_fire_reset": args.fire, "noop_max": args.noop_max}
         settings |= {"num_threads": num_threads(num_games), "reward_clipping": False}
@@ -166,14 +166,14 @@ class SeededGames:
         self._reset(np.ones(num_games, dtype=bool))
 
     def send(self, actions: np.ndarray) -> None:
-        """Send actions (N,) int64 to the games, which go on in threads."""
+        """Send actions (N,) int64 to the games, which step in threads."""
         self.history.add(actions)
         self.envs.send(actions)
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[float, int]]]:
-        """Wait for the step that was sent: rewards, terminations, truncations and resets, (N,) each, and finished games.
+        """Wait for the step; returns rewards, terminations, truncations and resets, (N,) each, and finished games.
 
-        `resets` is set where the step began a new game; then the return and the length of the game before are listed.
+        `resets` is set where the step began a new game; the return and length of the previous game are then listed.
         """
         step = self._recv()
         *_, resets, _ = step
@@ -204,11 +204,11 @@ class SeededGames:
         self.traces = np.where(mask, np.uint64(0), self.traces)
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds: the actions since each environment was seeded, and what they led to."""
+        """Return what a checkpoint holds: the actions since each environment was seeded, and what they led to."""
         return {name: getattr(self, name) for name in RESULTS} | {"history": self.history.saved()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Play those actions again. Raises `CannotGoOn` if that leads to something else."""
+        """Replay the saved actions. Raises `CannotGoOn` if they lead to something else."""
 
         def step(actions: np.ndarray) -> None:
             self.envs.send(actions)
@@ -231,10 +231,10 @@ def film_game(act: Act, args: EvalFlags, run_name: str, name: str) -> None:
 
 
 def show_game(act: Act, args: EvalFlags, show: Show) -> float:
-    """Play one more game by the flags' protocol, all its raw frames shown at 60 per second; returns the score.
+    """Play one more game by the flags' protocol and show all its raw frames at 60 per second; returns the score.
 
-    The vector environment has no screen, so this is a single environment under Gymnasium's wrappers, seeded as the
-    evaluation's first game; they draw their no-ops from another generator, so the game is another one.
+    The vector environment has no screen, so this is a single environment under Gymnasium's wrappers. It has the seed of
+    the evaluation's first game, but the wrappers draw no-ops from another generator, so it is a different game.
     """
     env = AtariEnv(
         game_settings(args.env_id)[0],
@@ -244,7 +244,7 @@ def show_game(act: Act, args: EvalFlags, show: Show) -> float:
         **emulator_settings(args),
     )
     screen = Screen(env, show, fps=60)
-    noop_max = args.noop_max if env.unwrapped.get_action_meanings()[0] == "NOOP" else 0  # Backgammon has none
+    noop_max = args.noop_max if env.unwrapped.get_action_meanings()[0] == "NOOP" else 0  # Backgammon has no NOOP
     env = gym.wrappers.AtariPreprocessing(screen, noop_max=noop_max, frame_skip=4)
     env = gym.wrappers.FrameStackObservation(env, 4, padding_type="zero")
     rng = np.random.default_rng([args.seed, EVALUATION, 0])

@@ -1,4 +1,4 @@
-"""Gymnasium environments with vectors for observations: made, checked, evaluated and filmed alike in every script."""
+"""Gymnasium environments with vector observations: making, checking, evaluating and filming them, for every script."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cleanrl_utils.evals.video import Screen, Show, film
 from cleanrl_utils.seeds import EVALUATION, env_seeds
 
 EXTRAS = {"flappy_bird_gymnasium": "flappy"}
-"""Which extra of this project brings the package of an environment."""
+"""The extra of this project that installs the package of an environment."""
 PACKAGES = {"FlappyBird": "flappy_bird_gymnasium", "MiniGrid": "minigrid", "highway": "highway_env"}
-"""The package of the environments whose names begin like this."""
+"""The package of environments, by the beginning of their names."""
 
 THUMBNAIL = 20
-"""Pixels, per side, from which on an array of numbers is a picture."""
+"""Pixels per side from which an array of numbers counts as a picture."""
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: no screen is needed
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -42,7 +42,7 @@ class EnvFlags(Protocol):
 
 
 class EvalFlags(EnvFlags, Protocol):
-    """And those on its evaluations."""
+    """Also the flags on its evaluations."""
 
     eval_episodes: int
     eval_epsilon: float
@@ -50,7 +50,7 @@ class EvalFlags(EnvFlags, Protocol):
 
 
 def vector_env(args: EnvFlags, render_mode: str | None = None) -> gym.Env:
-    """The environment `--env-id` with `--env-kwargs`: observations (D,) float32, flattened if need be, actions 0 .. A-1."""
+    """Make environment `--env-id` with `--env-kwargs`: observations (D,) float32, flattened if needed; actions 0..A-1."""
     render = {} if render_mode is None else {"render_mode": render_mode}  # not every environment knows the keyword
     env = gym.make(args.env_id, **args.env_kwargs, **render)
     if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
@@ -61,7 +61,7 @@ def vector_env(args: EnvFlags, render_mode: str | None = None) -> gym.Env:
 
 
 def sizes(args: EnvFlags) -> tuple[int, int]:
-    """How many numbers an observation of the environment has, and how many actions there are."""
+    """Return the number of values in an observation of the environment, and the number of actions."""
     env = vector_env(args)
     env.close()
     return env.observation_space.shape[0], int(env.action_space.n)
@@ -81,7 +81,7 @@ def require_vector_env(args: EnvFlags) -> None:
     except gym.error.Error as error:
         hint = "" if args.env_id in gym.registry else _hint(args.env_id)
         raise BadInput("--env-id", args.env_id, f"cannot be made ({first_line(error)}){hint}") from None
-    except Exception as error:  # whatever an environment says to keywords that it does not know
+    except Exception as error:  # whatever an environment raises for keywords that it does not know
         flags = f"{args.env_id} {args.env_kwargs}"
         raise BadInput("--env-id, --env-kwargs", flags, f"cannot be made ({first_line(error)})") from None
     observations, actions = env.observation_space, env.action_space
@@ -95,7 +95,7 @@ def require_vector_env(args: EnvFlags) -> None:
         raise BadInput("--env-id", args.env_id, f"shows images {picture.shape}; for Atari there is dqn_atari.py")
     try:
         flattens = observations.is_np_flattenable and gym.spaces.flatten_space(observations) is not None
-    except NotImplementedError:  # a space of the environment's own
+    except NotImplementedError:  # a custom space of the environment
         flattens = False
     if not flattens:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
@@ -104,7 +104,7 @@ def require_vector_env(args: EnvFlags) -> None:
 
 
 def _hint(env_id: str) -> str:
-    """What an id that Gymnasium does not know may have been meant to be."""
+    """Suggest what an id that Gymnasium does not know may have meant."""
     if env_id.startswith("ALE/") or "NoFrameskip" in env_id:
         return "; Atari games are for cleanrl/dqn_atari.py"
     package = next((package for name, package in PACKAGES.items() if env_id.startswith(name)), None)
@@ -114,10 +114,10 @@ def _hint(env_id: str) -> str:
 
 
 def _require_contract(env: gym.Env, env_id: str) -> None:
-    """Raise `BadInput` where the first step of an environment is not what Gymnasium's environments give."""
+    """Raise `BadInput` if the first step of an environment breaks the rules of Gymnasium's environments."""
     try:
         obs, reward, *_ = env.step(0)
-    except Exception as error:  # whatever the environment, or Gymnasium's wrapper around it, says
+    except Exception as error:  # whatever the environment, or Gymnasium's wrapper around it, raises
         raise BadInput("--env-id", env_id, f"breaks Gymnasium's rules in its first step ({first_line(error)})") from None
     if np.shape(reward) != () or not np.isreal(reward):
         raise BadInput("--env-id", env_id, f"must give a number for a reward, not {reward!r} of shape {np.shape(reward)}")
@@ -127,9 +127,9 @@ def _require_contract(env: gym.Env, env_id: str) -> None:
 
 
 def _picture(space: gym.Space) -> Box | None:
-    """The first space of pictures in a space: of two axes or more, as large as a thumbnail, from 0 to 255 or 1 or unbounded.
+    """Return the first picture space in a space: two axes or more, at least a thumbnail, up to 255 or 1 or unbounded.
 
-    A board of some pieces, small or of few values, is none.
+    A game board, which is small or has few values, does not count.
     """
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         inner = space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces
@@ -140,7 +140,7 @@ def _picture(space: gym.Space) -> Box | None:
 
 
 def require_picture(args: EnvFlags, flag: str) -> None:
-    """Raise `BadInput`, of a flag that shows the environment, unless it can be drawn."""
+    """Raise `BadInput` for a flag that shows the environment, unless the environment can be drawn."""
     env = gym.make(args.env_id, **args.env_kwargs)
     env.close()
     if "rgb_array" not in env.metadata.get("render_modes", []):
@@ -148,19 +148,19 @@ def require_picture(args: EnvFlags, flag: str) -> None:
 
 
 def protocol(args: EvalFlags) -> dict[str, Any]:
-    """What a run's scores mean, from its flags: stored with them."""
+    """Describe, from a run's flags, what its scores mean; the text is stored with them."""
     cut = f"cut at {args.eval_max_steps} steps or by the environment"
     return {"evaluation": f"{args.eval_episodes} whole episodes, epsilon {args.eval_epsilon}, {cut}"}
 
 
 def require_finite(env_id: str, name: str, values: np.ndarray | float, where: str) -> None:
-    """Raise `CannotGoOn` where an environment gave a number from which nothing can be learned."""
+    """Raise `CannotGoOn` if an environment gave a number that is not finite, from which nothing can be learned."""
     if not np.isfinite(values).all():
         raise CannotGoOn(f"{env_id} gave {name} that is not finite at {where}: {values}")
 
 
 class Step(NamedTuple):
-    """What a step brought, (N,) each."""
+    """The result of one step; arrays are (N,)."""
 
     rewards: np.ndarray
     terminations: np.ndarray
@@ -172,37 +172,37 @@ class Step(NamedTuple):
 
 
 class Episodes:
-    """N environments with vectors for observations, side by side in one process.
+    """N environments with vector observations, side by side in one process.
 
-    `obs` (N, D) float32 is what is seen now. The step after an episode's end is its reset (NEXT_STEP autoreset), so that
-    an episode's last observation is seen. Each episode has its own seed: where the environment draws from nothing else, its
-    actions lead to where it is, and a checkpoint holds these.
+    `obs` (N, D) float32 is the current observation. The step after the end of an episode resets it (NEXT_STEP autoreset),
+    so that the last observation is seen. Each episode has its own seed. If the environment has no other randomness, its
+    actions lead to its current state again, so a checkpoint holds these actions.
     """
 
     def __init__(self, args: EnvFlags, purpose: int, num_games: int, make: Callable[[], gym.Env] | None = None) -> None:
-        """`purpose` sets the seeds apart; `make` replaces `vector_env(args)`."""
+        """Episodes with different values of `purpose` have different seeds; `make` replaces `vector_env(args)`."""
         self.env_id, self.seed, self.purpose, self.num_games = args.env_id, args.seed, purpose, num_games
         self.envs = gym.vector.SyncVectorEnv([make or (lambda: vector_env(args))] * num_games)
         self.num_actions = int(self.envs.single_action_space.n)
         self.history = History(num_games)
         self.returns, self.ended = np.zeros(num_games), np.zeros(num_games, dtype=bool)
-        self.cut_at: np.ndarray | None = None  # what was seen last, where episodes do not come back
+        self.cut_at: np.ndarray | None = None  # the last observations, if a restore did not reproduce the episodes
         self._reset(np.ones(num_games, dtype=bool))
 
     def send(self, actions: np.ndarray) -> np.ndarray:
-        """Take the actions (N,) of the next step; returns them."""
+        """Set the actions (N,) of the next step; returns them."""
         self.actions = actions
         return actions
 
     def recv(self) -> Step:
-        """Do the step; `obs` is what is seen after it."""
+        """Do the step and return its result; `obs` is then the observations after it."""
         resets = self.ended
         self.history.add(self.actions)
         rewards, terminations, truncations = self._step(self.actions)
         finished = [(float(self.returns[i]), int(self.history.lengths[i])) for i in np.flatnonzero(self.ended)]
         if resets.any() and self.purpose != EVALUATION:
             self.history.begin(resets)
-            self._reset(resets)  # once more, with the seed of its own that autoreset does not know
+            self._reset(resets)  # again, with the episode's own seed, which autoreset does not know
         return Step(rewards, terminations, truncations, resets, finished)
 
     def _step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -227,11 +227,11 @@ class Episodes:
         self._require_finite("an observation", self.obs)
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds: the actions of the running episodes, and what they led to."""
+        """Return what a checkpoint holds: the actions of the running episodes, and what they led to."""
         return {name: getattr(self, name) for name in ("ended", "obs", "returns")} | {"history": self.history.saved()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Play the running episodes again. Where that leads to something else, set `cut_at`; then call `begin_anew`."""
+        """Replay the running episodes. If that leads to something else, set `cut_at`: the caller then calls `begin_anew`."""
         self.history.restore(saved["history"])
         if self.history.whole:
             self.history.play_again(self._reset, self._step)
@@ -242,7 +242,7 @@ class Episodes:
             self.cut_at = saved["obs"]
 
     def begin_anew(self) -> None:
-        """Begin new episodes everywhere, when the global random states are restored: the environments may draw from them."""
+        """Begin new episodes everywhere, once the global random states, from which environments may draw, are restored."""
         everywhere = np.ones(self.num_games, dtype=bool)
         self.history.begin(everywhere)
         self._reset(everywhere)

@@ -1,4 +1,4 @@
-"""The running games as the actions that led to them: what a checkpoint keeps of environments that cannot be copied."""
+"""The actions that led to the running games: what a checkpoint keeps of environments that cannot be copied."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.progress import Progress
 from cleanrl_utils.console import SHOW_AFTER, error_console
 
 LIMIT = 1_000_000
-"""Actions since an environment was seeded that are kept."""
+"""Maximum number of actions that are kept since an environment was seeded."""
 
 
 class History:
-    """How often each of N environments was seeded before, and all actions sent to it since it was seeded last.
+    """How often each of N environments was seeded before, and all actions sent to it since it was last seeded.
 
-    `limit`: actions of an environment that are kept; once there are more, its games cannot be played again.
+    `limit`: maximum number of actions that are kept of an environment; with more, its games cannot be replayed.
     """
 
     def __init__(self, num_envs: int, limit: int = LIMIT) -> None:
@@ -29,37 +29,37 @@ class History:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Actions (N,) sent to each environment since it was seeded."""
+        """Number of actions (N,) sent to each environment since it was seeded."""
         return self.end - self.begins
 
     @property
     def whole(self) -> bool:
-        """Whether all actions are kept that a restored environment needs."""
+        """Whether all actions that a restored environment needs are kept."""
         return int(self.lengths.max()) <= self.limit
 
     def add(self, actions: np.ndarray) -> None:
-        """Note the actions (N,) that are sent in a step."""
+        """Record the actions (N,) that are sent in a step."""
         if self.end == len(self.actions):
             self._make_room()
         self.actions[self.end] = actions
         self.end += 1
 
     def begin(self, seeded: np.ndarray) -> None:
-        """Note which environments, `seeded` (N,) bool, are seeded now."""
+        """Record which environments are seeded now: `seeded` (N,) bool."""
         self.numbers += seeded
         self.begins = np.where(seeded, self.end, self.begins)
 
     def _make_room(self) -> None:
-        """Drop the rows that no environment needs; double the space where that is not enough."""
+        """Drop the rows that no environment needs; double the space if that is not enough."""
         first = max(int(self.begins.min()), self.end - self.limit)
         kept = self.actions[first : self.end]
-        if len(kept) >= len(self.actions) // 2:  # none of none, where a checkpoint was written before the first step
+        if len(kept) >= len(self.actions) // 2:  # 0 of 0 if a checkpoint was written before the first step
             self.actions = np.zeros((max(256, 2 * len(self.actions)), len(self.numbers)), dtype=np.int32)
         self.actions[: len(kept)] = kept
         self.begins, self.end = self.begins - first, len(kept)
 
     def saved(self) -> dict[str, np.ndarray]:
-        """What a checkpoint holds: the environments' numbers and lengths, and their last actions (L, N)."""
+        """Return what a checkpoint holds: the environments' numbers and lengths, and their last actions (L, N)."""
         longest = min(int(self.lengths.max()), self.limit)
         return {
             "numbers": self.numbers,
@@ -68,16 +68,16 @@ class History:
         }
 
     def restore(self, saved: dict[str, np.ndarray]) -> None:
-        """Take over what `saved` returned."""
+        """Restore what `saved` returned."""
         self.numbers, self.actions, self.end = saved["numbers"], saved["actions"], len(saved["actions"])
         self.begins = self.end - saved["lengths"]
         self._make_room()
 
     def play_again(self, reset: Callable[[np.ndarray], None], step: Callable[[np.ndarray], None]) -> None:
-        """Bring new environments to where these are.
+        """Bring new environments to the point that these have reached.
 
         `reset(mask)` seeds the environments in `mask`; `step(actions)` sends actions (N,) to all. An environment with fewer
-        actions than another steps along, unseen, until its own begin.
+        actions than others steps along with them until it is seeded and its own actions begin.
         """
         longest = int(self.lengths.max())
         rows = self.actions[self.end - longest : self.end]

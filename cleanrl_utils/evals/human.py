@@ -1,6 +1,6 @@
-"""Scores of a random player and of a human on Atari, to compare games by.
+"""Scores of a random player and of a human on Atari, which make games comparable.
 
-The figures that the field uses, from Wang et al. 2016 (https://arxiv.org/abs/1511.06581) and Badia et al. 2020
+They are the figures that the field uses, from Wang et al. 2016 (https://arxiv.org/abs/1511.06581) and Badia et al. 2020
 (https://arxiv.org/abs/2003.13350, table of raw scores): a human tester after two hours of practice. A random
 player's score in VideoPinball is 0.0 in that table and here; DQN Zoo has 16256.9.
 """
@@ -72,7 +72,7 @@ SCORES = {
 
 
 def of_game(env_id: str) -> tuple[float, float] | None:
-    """Score of a random player and of a human in an environment's game; None where they are not known."""
+    """Return the scores of a random player and of a human in an environment's game; None if they are not known."""
     import gymnasium as gym  # noqa: PLC0415 - for ids only
 
     with contextlib.suppress(ImportError):  # an extra, which knows the games' ids
@@ -84,6 +84,6 @@ def of_game(env_id: str) -> tuple[float, float] | None:
 
 
 def human_normalised(env_id: str, score: float) -> float | None:
-    """(score - random) / (human - random): 0 is a random player, 1 a human; None where there are no such scores."""
+    """(score - random) / (human - random): 0 is a random player, 1 a human; None if there are no such scores."""
     scores = of_game(env_id)
     return None if scores is None else (score - scores[0]) / (scores[1] - scores[0])

@@ -42,7 +42,7 @@ class Evaluation:
 
 
 class Step(Protocol):
-    """What a step brought, (E,) each."""
+    """The result of one step, (E,) each."""
 
     rewards: np.ndarray
     terminations: np.ndarray
@@ -57,10 +57,10 @@ class Games(Protocol):
     num_actions: int
 
     def send(self, actions: np.ndarray) -> np.ndarray:
-        """Send actions (E,); returns those that are played."""
+        """Send actions (E,); returns the actions that are really played."""
 
     def recv(self) -> Step:
-        """What the step brought; `obs` is now what is seen after it."""
+        """Return the result of the step; `obs` is then the observations after it."""
 
     def close(self) -> None:
         """End the games."""
@@ -69,8 +69,8 @@ class Games(Protocol):
 def evaluate(act: Act, games: Games, seed: int, epsilon: float, max_steps: float = math.inf) -> Evaluation:
     """Play one whole game in each of `games`, epsilon-greedily, and close them.
 
-    Taking the first games that finish would favour short ones. The random state belongs to the game, and is the
-    evaluation's own: the training's stays untouched. A game is cut after `max_steps`.
+    Taking the first games that finish would favour short ones. Each game has its own random state, separate from those of
+    training. A game is cut after `max_steps`.
     """
     rngs = [np.random.default_rng([seed, EVALUATION, game]) for game in range(games.num_games)]
     returns, clipped, lengths = np.zeros(len(rngs)), np.zeros(len(rngs)), np.zeros(len(rngs), dtype=np.int64)
@@ -92,7 +92,7 @@ def evaluate(act: Act, games: Games, seed: int, epsilon: float, max_steps: float
 
 
 def require_video(atari: bool = True, flag: str = "--capture-video") -> None:
-    """Raise `BadInput` unless the packages are installed that draw a game, and write a film or show it (`--render`)."""
+    """Raise `BadInput` unless the packages that draw a game and film it (or show it: `--render`) are installed."""
     for package in ("pygame" if flag == "--render" else "imageio_ffmpeg", "PIL", "cv2" if atari else "pygame"):
         try:
             importlib.import_module(package)

@@ -1,4 +1,4 @@
-"""Saved agents of every script, ready to be played: from a run folder, the Hugging Face Hub or the box."""
+"""Load saved agents of every script to play them: from a run folder, the Hugging Face Hub or the box."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cleanrl_utils.record import read_run
 from cleanrl_utils.seeds import EVALUATION
 
 SCRIPTS = tuple(sorted(path.stem for path in Path(__file__).parents[2].joinpath("cleanrl").glob("[a-z]*.py")))
-"""The scripts by name. They are imported by name, when an agent of theirs is to be played."""
+"""Names of the scripts. A script is imported by name when one of its agents is to be played."""
 KNOWN_PACKAGES = ("ale_py", "flappy_bird_gymnasium")
 """Packages that the id of an environment may name in a file."""
 
@@ -45,12 +45,12 @@ class Player:
         return "atari" in self.script
 
     def settings(self, episodes: int, epsilon: float | None, seed: int) -> Any:
-        """The flags with those of an evaluation; `epsilon` None takes the run's."""
+        """Return the flags with those of an evaluation; `epsilon` None means the run's."""
         epsilon = self.args.eval_epsilon if epsilon is None else epsilon
         return dataclasses.replace(self.args, eval_episodes=episodes, eval_epsilon=epsilon, seed=seed)
 
     def require_picture(self, flag: str) -> None:
-        """Raise `BadInput`, of a flag that shows the game, unless it can be drawn by what is installed."""
+        """Raise `BadInput` for a flag that shows the game, unless the installed packages can draw it."""
         require_video(self.is_atari, flag)
         if not self.is_atari:
             from cleanrl_utils.evals import gym  # noqa: PLC0415 - needs another extra than Atari
@@ -68,7 +68,7 @@ class Player:
         return evaluate(self.act, gym.Episodes(args, EVALUATION, episodes), seed, args.eval_epsilon, args.eval_max_steps)
 
     def show(self, show: Show, epsilon: float | None, seed: int) -> float:
-        """Play one episode picture by picture; returns its score."""
+        """Play one episode and show it picture by picture; returns its score."""
         args = self.settings(1, epsilon, seed)
         if not self.is_atari:
             from cleanrl_utils.evals import gym  # noqa: PLC0415 - as above
@@ -80,7 +80,7 @@ class Player:
 
 
 def import_script(name: str, flag: str) -> ModuleType:
-    """A script by its name. Raises `BadInput` for an unknown one, and for one whose packages are not installed."""
+    """Import a script by its name. Raises `BadInput` if the name is unknown or its packages are not installed."""
     if name not in SCRIPTS:
         raise BadInput(flag, name, f"must be a script: {', '.join(SCRIPTS)}")
     try:
@@ -105,15 +105,15 @@ def require_env(name: str, env_id: str) -> None:
 def from_folder(
     folder: str, flag: str, env_id: str | None = None, exp_name: str | None = None, weights: Weights = "last"
 ) -> Player:
-    """The agent of a run folder, or of a folder in the box. Raises `BadInput`."""
+    """Load the agent of a run folder, or of a folder in the box. Raises `BadInput`."""
     run = read_run(Path(folder) / "config.json", flag, folder)
     return _load(folder, flag, run, env_id, exp_name, weights, None)
 
 
 def from_hub(repository: str, env_id: str | None, exp_name: str | None, weights: Weights, revision: str | None) -> Player:
-    """The agent in a repository on the Hub; one without a config.json of ours plays with the script's defaults.
+    """Load the agent in a repository on the Hub; without a config.json of ours, it plays with the script's defaults.
 
-    Which environment and script that is, its name tells, unless the caller does. Raises `BadInput`.
+    The repository's name then tells environment and script, unless the caller gives them. Raises `BadInput`.
     """
     flag, run = "--hf-repository", None
     with explained(flag, repository):
@@ -133,7 +133,7 @@ def _load(
     weights: Weights,
     revision: str | None,
 ) -> Player:
-    """The agent at a source, with the flags in its config.json, if it has one; what the caller gives wins over them."""
+    """Load the agent at a source, with the flags in its config.json, if it has one; the caller's values override them."""
     named_env, named_script = named(public_name(source)) if run is None else (None, None)
     flags = run["flags"] if run else {"env_id": env_id or named_env}
     if flags["env_id"] is None:
@@ -147,7 +147,7 @@ def _load(
         require_known_package(trained_on, flag, source)
     else:
         args.env_id = env_id
-    args.capture_video = args.upload_model = False  # of the run, not of this
+    args.capture_video = args.upload_model = False  # they were for the run
     script.check(args)  # a file's values may be of the right type and out of range
 
     stem = str(flags.get("exp_name", name)) + ("" if weights == "last" else f"-{weights}")
@@ -159,7 +159,7 @@ def _load(
             path = [fetch(source, file, revision, exact=True) for file in FQI_FILES][-1]
         else:
             path = fetch(source, f"{stem}{SUFFIX}", revision, exact=weights != "last")
-        if run is None and hasattr(args, "hidden_units"):  # of another project: the file says how large it is
+        if run is None and hasattr(args, "hidden_units"):  # from another project: the file says how large the network is
             args.hidden_units, args.activation = hidden_units(path), activation(path)
         act = script.load_player(args, path)
     if args.env_id != trained_on:
@@ -168,7 +168,7 @@ def _load(
 
 
 def named(repository: str) -> tuple[str | None, str | None]:
-    """Environment and script that a repository's name tells, if it does: {env_id}-{script}-seed{n}, or dqn-{env_id}."""
+    """Return environment and script from a repository's name, {env_id}-{script}-seed{n} or dqn-{env_id}; else None, None."""
     ours = re.fullmatch(r"(?:.*/)?(.+-v\d+)-(\w+)-seed\d+", repository)
     zoo = re.fullmatch(r"(?:.*/)?dqn-(.+-v\d+)", repository)  # of Stable-Baselines3
     env_id = (ours or zoo)[1] if ours or zoo else None

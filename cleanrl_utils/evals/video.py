@@ -22,29 +22,29 @@ from cleanrl_utils.errors import BadInput, WriteError, first_line
 from cleanrl_utils.files import replacing
 
 Show = Callable[[np.ndarray, int], None]
-"""Takes one picture (H, W, 3) uint8, and how many of them make a second."""
+"""A function that takes one picture (H, W, 3) uint8 and the number of pictures per second."""
 
 GIF_BYTES = 5_000_000
-"""Size that a GIF stays under, so that web pages and repositories take it."""
+"""Size that a GIF stays under, so that web pages and repositories accept it."""
 GIF_SECONDS = 120
 """Length at which a GIF is cut."""
 GRID_PIXELS = 1280
-"""Width and height that the picture of a grid stays within, so that it fits on a screen."""
+"""Maximum width and height of the picture of a grid, so that it fits on a screen."""
 LINE = 2
 """Pixels between the games of a grid."""
 
 
 def film(path: Path, play: Callable[[Show], object]) -> None:
-    """Film what `play` shows, for a training run: where that fails, a line says so, and the run goes on."""
+    """Film what `play` shows, for a training run; if that fails, a line says so, and the run goes on."""
     try:
         with Film(path) as show:
             play(show)
-    except Exception as error:  # whatever an environment, ffmpeg or the disk says
+    except Exception as error:  # whatever an environment, ffmpeg or the disk raises
         notice(f"--capture-video: {path.name} is not made ({first_line(error)}); the run goes on")
 
 
 def require_ffmpeg(flag: str) -> None:
-    """Raise `BadInput`, of the flag that films, unless ffmpeg runs."""
+    """Raise `BadInput` for the flag that films, unless ffmpeg runs."""
     import imageio_ffmpeg  # noqa: PLC0415 - an extra
 
     try:
@@ -69,7 +69,7 @@ class Screen(gym.Wrapper):
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, count the reward and show what is seen then."""
+        """Step, add the reward to the score and show the new frame."""
         obs, reward, *rest = self.env.step(action)
         self.score += float(reward)
         self.show(with_score(self.env.render(), self.score), self.fps)
@@ -77,7 +77,7 @@ class Screen(gym.Wrapper):
 
 
 def with_score(frame: np.ndarray, score: float) -> np.ndarray:
-    """A frame with the score in a band below it; small screens are doubled, and sides made even, as H.264 wants them."""
+    """Return a frame with the score in a band below it; small screens are doubled, and sides made even, for H.264."""
     height, width = frame.shape[:2]
     picture = np.concatenate([frame, _band(width, max(14, height // 15), f"score {score:.10g}")])
     if height < 300:
@@ -113,7 +113,7 @@ class Reel:
         self.shape, self.fps = picture.shape, fps
 
     def pictures(self, end: int | None = None, stride: int = 1) -> Iterator[np.ndarray]:
-        """The pictures before `end`, one in `stride` of them."""
+        """Yield the pictures before `end`, one in every `stride`."""
         for packed in self.packed[:end:stride]:
             yield np.frombuffer(zlib.decompress(packed), np.uint8).reshape(self.shape)
 
@@ -140,7 +140,7 @@ def show_grid(show: Show, columns: int, rows: int, play: Callable[[Show, int], f
 
 
 def tile(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture with a black line below it and to its right, made smaller by a whole number until it fits."""
+    """Shrink a picture by a whole factor until it fits, with a black line below it and to its right."""
     from PIL import Image  # noqa: PLC0415 - an extra
 
     factor = max(-(-picture.shape[1] // (width - LINE)), -(-picture.shape[0] // (height - LINE)))
@@ -176,7 +176,7 @@ class Film:
                 if self.writer is None:
                     self.writer = mp4_writer(self.temporary, picture, fps)
                 self.writer.send(np.ascontiguousarray(picture))
-            except OSError:  # ffmpeg has gone; its words are a page long
+            except OSError:  # ffmpeg has ended; its message is a page long
                 raise self._cut_short() from None
         elif self.num_shown % self.step == 0 and self.num_shown < GIF_SECONDS * fps:
             self.reel(picture, fps)
@@ -184,7 +184,7 @@ class Film:
 
     @property
     def step(self) -> int:
-        """Pictures per picture of the GIF, whose clock counts in hundredths of a second: about 20 of them a second."""
+        """One picture in this many goes into the GIF: about 20 per second, since its clock counts hundredths of a second."""
         return max(1, round(self.fps / 20))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -195,7 +195,7 @@ class Film:
             if kind is None and self.path.suffix == ".gif":
                 self._write_gif()
             elif kind is None:
-                if num_pictures(self.temporary) != self.num_shown:  # ffmpeg says nothing of a disk that was full
+                if num_pictures(self.temporary) != self.num_shown:  # ffmpeg does not report a full disk
                     raise self._cut_short()
                 self.temporary.replace(self.path)
         except WriteError:
@@ -209,7 +209,7 @@ class Film:
         return WriteError(self.path, OSError(errno.EIO, "ffmpeg has not written all of it: is the disk full?"))
 
     def _write_gif(self) -> None:
-        """As many pictures per second as fit into `GIF_BYTES`; if the fewest do not, the first part of the game."""
+        """Write as many pictures per second as fit into `GIF_BYTES`; if the fewest do not fit, only the first part."""
         kept, stride = len(self.reel.packed), 1
         while True:
             samples = list(self.reel.pictures(kept, max(1, kept // 32)))
@@ -227,7 +227,7 @@ class Film:
 
 
 def mp4_writer(path: Path, picture: np.ndarray, fps: int) -> Any:
-    """A generator that pictures are sent to, which writes them as H.264."""
+    """Return a generator that writes the pictures sent to it as H.264."""
     import imageio_ffmpeg  # noqa: PLC0415 - an extra
 
     height, width = picture.shape[:2]
@@ -239,14 +239,14 @@ def mp4_writer(path: Path, picture: np.ndarray, fps: int) -> Any:
 
 @contextlib.contextmanager
 def starting_ffmpeg() -> Iterator[None]:
-    """Keeps JAX from warning of a fork: what is forked becomes ffmpeg at once."""
+    """Keep JAX from warning of a fork: the forked process becomes ffmpeg at once."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
         yield
 
 
 def num_pictures(path: Path) -> int:
-    """How many pictures an MP4 file holds; 0 where it is none."""
+    """Return how many pictures an MP4 file holds; 0 if it is not an MP4 file."""
     import imageio_ffmpeg  # noqa: PLC0415 - an extra
 
     try:
@@ -257,7 +257,7 @@ def num_pictures(path: Path) -> int:
 
 
 def gif(pictures: Iterator[np.ndarray], samples: list[np.ndarray], hundredths: int) -> bytes:
-    """A GIF that shows each picture for so many hundredths of a second, in the 256 colours that fit the samples best."""
+    """Make a GIF that shows each picture for `hundredths` of a second, in the 256 colours that fit the samples best."""
     from PIL import Image  # noqa: PLC0415 - an extra
 
     palette = Image.fromarray(np.concatenate(samples)).quantize(256, dither=Image.Dither.NONE)
@@ -281,7 +281,7 @@ class Window:
         self.driver = pygame.display.get_driver()
 
     def __call__(self, picture: np.ndarray, fps: int) -> None:
-        """Show one picture, no sooner than its time has come."""
+        """Show one picture, and wait until the next one is due."""
         display = self.pygame.display
         if not display.get_init() or display.get_surface() is None:  # an environment drawn by pygame quits it at its end
             display.init()

@@ -22,7 +22,7 @@ FQI_FILES = ("dataset.npz", "targets.npz")
 
 
 class ModelError(Exception):
-    """A model file that is missing or unusable; the text says what to do."""
+    """The model file is missing or unusable; the text says what to do."""
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -42,7 +42,7 @@ def save_params(params: Any, path: Path) -> None:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in `path`, of any format, as a state_dict on the CPU. Raises `ModelError`."""
+    """Load the weights in `path`, of any format, as a state_dict on the CPU. Raises `ModelError`."""
     import pickle  # noqa: PLC0415 - for the name of its error only
 
     import torch  # noqa: PLC0415
@@ -71,7 +71,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_arrays(path: Path) -> formats.Weights:
-    """The weights in `path`, of any format, in NumPy under flax's names. Needs no torch. Raises `ModelError`."""
+    """Read the weights in `path`, of any format, as NumPy arrays under flax's names. Needs no torch. Raises `ModelError`."""
     _require_file(path)
     if formats.is_flax(path):
         return _read(lambda: formats.read_flax(path))
@@ -109,7 +109,7 @@ def _plain(key: object, value: object) -> bool:
 
 
 def load_into(network: torch.nn.Module, path: Path) -> None:
-    """Load the model in `path`, of any format, into `network`. Raises `ModelError` where keys or shapes differ."""
+    """Load the model in `path`, of any format, into `network`. Raises `ModelError` if keys or shapes differ."""
     weights = load_weights(path)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     _require_same({key: tuple(value.shape) for key, value in weights.items()}, expected, type(network).__name__)
@@ -118,9 +118,9 @@ def load_into(network: torch.nn.Module, path: Path) -> None:
 
 
 def load_params(network: nn.Module, params: Any, path: Path) -> Any:
-    """The model in `path`, of any format, as parameters of `network` like `params`, float32 in NumPy.
+    """Load the model in `path`, of any format, as parameters of `network` with the structure of `params`, float32 in NumPy.
 
-    Needs no torch. Raises `ModelError` where names or shapes differ.
+    Needs no torch. Raises `ModelError` if names or shapes differ.
     """
     from flax import traverse_util  # noqa: PLC0415
 
@@ -134,13 +134,13 @@ def load_params(network: nn.Module, params: Any, path: Path) -> Any:
 
 
 def hidden_units(path: Path) -> tuple[int, ...]:
-    """Sizes of the hidden layers of the perceptron in a model file. Raises `ModelError`."""
+    """Return the sizes of the hidden layers of the perceptron in a model file. Raises `ModelError`."""
     biases = {name: value for name, value in read_arrays(path).items() if name.endswith("/bias")}
     return tuple(biases[f"Dense_{i}/bias"].size for i in range(len(biases) - 1) if f"Dense_{i}/bias" in biases)
 
 
 def activation(path: Path) -> str:
-    """The activation function of the perceptron in a model file, as `--activation`; ReLU where the file does not say.
+    """Return the activation function of the perceptron in a model file, as for `--activation`; ReLU if it does not say.
 
     Raises `ModelError`.
     """
@@ -155,7 +155,7 @@ def _require_settings(path: Path, network: torch.nn.Module | nn.Module) -> None:
     if not formats.is_sb3(path):
         return
     found, divided = _read(lambda: formats.sb3_settings(path))
-    expected = getattr(network, "activation", None)  # CnnPolicy has it in no layer
+    expected = getattr(network, "activation", None)  # CnnPolicy does not use it in any layer
     if expected not in (None, found):
         raise ModelError(f"has the activation function {found}, where this network has {expected}: --activation {found}")
     if expected is None and not divided:

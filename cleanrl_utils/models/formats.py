@@ -1,7 +1,7 @@
-"""The formats of published weights, torch's state_dict, safetensors and flax's msgpack, read as NumPy arrays by name.
+"""Read published weights as NumPy arrays by name: torch's state_dict, safetensors and flax's msgpack.
 
-Reading needs neither framework, so that either kind serves a script of either. An archive of Stable-Baselines3 holds a
-state_dict under other names. Nothing in a file is executed.
+Reading needs neither framework, so a script of either framework can load every format. An archive of Stable-Baselines3
+holds a state_dict under other names. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ SB3_NATURE |= {"q_net.features_extractor.linear.0": "network.7", "q_net.q_net.0"
 SB3_ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu", "LeakyReLU": "leaky_relu"}
 """Activation functions by their names in an archive of Stable-Baselines3: the value of `--activation`."""
 LAST_CONV_BIASES = ("network.4.bias", "Conv_2/bias", "network.2.conv.bias", "ConvSequence_2/Conv_0/bias")
-"""Of the last convolutions, in either format: one per channel."""
+"""Names of the last convolution's bias, in either format; it has one number per channel."""
 
 
 class FormatError(Exception):
-    """A file that is not what it should be; the text says how."""
+    """The file is not what it should be; the text says in what way."""
 
 
 def is_flax(path: Path) -> bool:
@@ -59,18 +59,18 @@ def is_flax(path: Path) -> bool:
 
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What torch puts before all names of a network that was wrapped, for several GPUs or compiled."""
+"""What torch puts before all names of a network that was compiled or wrapped for several GPUs."""
 NO_MODELS = {
     (b"version https://git-lfs",): "is a pointer of Git LFS, not the file that it stands for: `git lfs pull` fetches that",
     (b"<!doctype html", b"<html"): "is a web page: was a page saved in place of the file?",
 }
-"""How files begin that are found in place of models, and what they are."""
+"""The first bytes of files that are found in place of models, and what those files are."""
 
 
 def state_dict(entries: object, is_tensor: Callable[[object], bool]) -> object:
-    """The state_dict in what a torch file holds: of a checkpoint that has one among other things, that one.
+    """Return the state_dict in the content of a torch file, which may be a checkpoint with other things in it.
 
-    A prefix that all names share is left out, with a line that says so. Raises `FormatError`.
+    A prefix that all names share is removed, with a line that says so. Raises `FormatError`.
     """
     if isinstance(entries, dict) and not all(map(is_tensor, entries.values())):
         inner = {name: item for name, item in entries.items() if isinstance(item, dict) and item}
@@ -86,14 +86,14 @@ def state_dict(entries: object, is_tensor: Callable[[object], bool]) -> object:
 
 
 def from_bfloat16(memory: bytes) -> np.ndarray:
-    """Numbers of bfloat16, which NumPy does not have: they are the upper halves of float32."""
+    """Convert bfloat16, which NumPy does not have, to float32: its bits are the upper half of a float32."""
     return (np.frombuffer(memory, "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 # --- safetensors ---
 
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-"""Types of numbers in a safetensors file, as NumPy names them; bfloat16 comes beside them."""
+"""NumPy's names for the types of numbers in a safetensors file; bfloat16 is read separately."""
 
 
 def is_safetensors(path: Path) -> bool:
@@ -104,7 +104,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_safetensors(path: Path) -> Weights:
-    """The arrays in a safetensors file, by the names of a state_dict. Raises `FormatError`."""
+    """Read the arrays in a safetensors file, by the names of a state_dict. Raises `FormatError`."""
     try:
         entries = dict(safetensors.deserialize(path.read_bytes()))
     except safetensors.SafetensorError as error:
@@ -123,7 +123,7 @@ def read_safetensors(path: Path) -> Weights:
 
 Value = TypeVar("Value")
 MOST_BYTES = 1 << 30
-"""Size of weights beyond which an archive is not unpacked: a small file may hold very much."""
+"""Maximum size of weights that are unpacked from an archive: a small file may unpack to a very large one."""
 
 
 def is_sb3(path: Path) -> bool:
@@ -136,15 +136,15 @@ def is_sb3(path: Path) -> bool:
 
 
 def open_sb3(path: Path) -> BinaryIO:
-    """The state_dict in an archive of Stable-Baselines3, as a file. Raises `FormatError`."""
+    """Open the state_dict in an archive of Stable-Baselines3 as a file. Raises `FormatError`."""
     return io.BytesIO(_member(path, "policy.pth"))
 
 
 def sb3_settings(path: Path) -> tuple[str, bool]:
-    """The activation function and whether images are divided by 255, of an archive of Stable-Baselines3.
+    """Return the activation function in an archive of Stable-Baselines3, and whether images are divided by 255.
 
-    The function as a value of `--activation` or, where no network here has it, under its own name. `data` says both in
-    plain text, beside pickled objects, which are left alone. Raises `FormatError`.
+    The function is a value of `--activation` or, if no network here has it, its own name. The archive's `data` says both
+    in plain text, next to pickled objects, which are not loaded. Raises `FormatError`.
     """
     try:
         settings = json.loads(_member(path, "data"))["policy_kwargs"] or {}
@@ -158,7 +158,7 @@ def sb3_settings(path: Path) -> tuple[str, bool]:
 
 
 def _member(path: Path, name: str) -> bytes:
-    """A file in an archive of Stable-Baselines3. Raises `FormatError`."""
+    """Read a file in an archive of Stable-Baselines3. Raises `FormatError`."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(name).file_size > MOST_BYTES:
@@ -171,7 +171,7 @@ def _member(path: Path, name: str) -> bytes:
 
 
 def from_sb3(weights: dict[str, Value]) -> dict[str, Value]:
-    """The online network of Stable-Baselines3's DQN under our names, of CnnPolicy or MlpPolicy. Raises `FormatError`.
+    """Return the online network of Stable-Baselines3's DQN (CnnPolicy or MlpPolicy) under our names. Raises `FormatError`.
 
     The layouts are the same. The activation function is not among the weights: see `sb3_settings`.
     """
@@ -191,7 +191,7 @@ def from_sb3(weights: dict[str, Value]) -> dict[str, Value]:
 
 
 def read_flax(path: Path) -> Weights:
-    """The parameters in a flax msgpack file, named as `Conv_0/kernel`. Raises `FormatError`."""
+    """Read the parameters in a flax msgpack file, with names such as `Conv_0/kernel`. Raises `FormatError`."""
     weights: Weights = {}
     try:
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=_flax_array)
@@ -204,7 +204,7 @@ def read_flax(path: Path) -> Weights:
 
 
 def _flax_array(code: int, data: bytes) -> np.ndarray:
-    """An array as flax packs it: (shape, name of the dtype, bytes), as extension 1."""
+    """Unpack an array as flax packs it: (shape, name of the dtype, bytes), as extension 1."""
     if code != 1:
         raise FormatError("is not a flax model of plain arrays")
     shape, name, content = msgpack.unpackb(data)
@@ -230,10 +230,10 @@ def _flatten(tree: Any, prefix: str, weights: Weights) -> None:
 
 
 def to_flax(weights: Weights) -> Weights:
-    """A torch state_dict of one of our networks under flax's names and in its layouts; other names stay as they are.
+    """Convert a torch state_dict of one of our networks to flax's names and layouts; other names stay as they are.
 
-    Convolutions OIHW to HWIO, linear layers (out, in) to (in, out), and the inputs of the first linear layer from
-    channels, rows, columns to rows, columns, channels.
+    Convolutions go from OIHW to HWIO, linear layers from (out, in) to (in, out), and the inputs of the first linear layer
+    from channels, rows, columns to rows, columns, channels.
     """
     names = _layers(weights)
     converted = {}
@@ -253,7 +253,7 @@ def to_flax(weights: Weights) -> Weights:
 
 
 def to_torch(weights: Weights) -> Weights:
-    """The reverse of `to_flax`."""
+    """Convert in the reverse direction of `to_flax`."""
     torch_names = {flax_name: name for name, flax_name in _layers(weights).items()}
     converted = {}
     for key, value in weights.items():
@@ -272,7 +272,7 @@ def to_torch(weights: Weights) -> Weights:
 
 
 def _layers(weights: Weights) -> dict[str, str]:
-    """Layers of the network that weights in either format belong to: name in torch, name in flax."""
+    """Return the layers of the network that the weights (in either format) belong to: names in torch to names in flax."""
     if "network.0.conv.weight" in weights or "ConvSequence_0/Conv_0/kernel" in weights:
         return IMPALA
     if any(value.ndim == 4 for value in weights.values()):
@@ -281,7 +281,7 @@ def _layers(weights: Weights) -> dict[str, str]:
 
 
 def _flattened(inputs: int, layer: str, weights: Weights) -> tuple[int, int]:
-    """Channels and side of the square feature maps that a linear layer sees flattened; (inputs, 1) if it sees none."""
+    """Return channels and side of the square feature maps that are a linear layer's flattened input; else (inputs, 1)."""
     channels = next((weights[bias].size for bias in LAST_CONV_BIASES if bias in weights), 0)
     if layer != "Dense_0" or channels == 0 or all(value.ndim < 4 for value in weights.values()):
         return inputs, 1

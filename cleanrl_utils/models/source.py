@@ -17,21 +17,21 @@ from cleanrl_utils.models.files import SUFFIX, ModelError
 ZOO = Path(__file__).parents[1] / "zoo"
 """The models in the box, each in the layout of a Hub repository."""
 TWINS = {"qdagger_dqn_atari_impalacnn": "qdagger_dqn_atari_jax_impalacnn"}
-"""The script in JAX where its name is not that of the script in torch with `_jax` behind it."""
+"""The JAX script of a torch script, where its name is not the torch script's name followed by `_jax`."""
 
 
 class MissingModel(ModelError):
-    """A folder or a repository that does not hold the model file it was asked for."""
+    """The folder or repository does not hold the model file that was asked for."""
 
 
 def atari_id(env_id: str) -> str:
-    """The id under which an Atari game's models are published: PongNoFrameskip-v4 for ALE/Pong-v5."""
+    """Return the id under which an Atari game's models are published: PongNoFrameskip-v4 for ALE/Pong-v5."""
     game = re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", env_id.removeprefix("ALE/"))
     return f"{game}NoFrameskip-v4"
 
 
 def boxed(env_id: str, exp_name: str, twin: bool = True) -> Path | None:
-    """The folder of a model in the box, by environment and script; with `twin`, else of the other framework's script."""
+    """Return the folder of a model in the box by environment and script; with `twin`, else that of the script's twin."""
     other = exp_name.replace("_jax", "") if "_jax" in exp_name else TWINS.get(exp_name, f"{exp_name}_jax")
     names = [exp_name, other] if twin else [exp_name]
     folders = (ZOO / f"{file_name(env)}-{name}-seed1" for name in names for env in (env_id, atari_id(env_id)))
@@ -46,9 +46,9 @@ class TeacherFlags(Protocol):
 
 
 def teacher_source(args: TeacherFlags) -> str:
-    """Where the teacher is unless a flag says: in the box, else CleanRL's repository on the Hub.
+    """Return the default source of a teacher: the model in the box, else CleanRL's repository on the Hub.
 
-    Of the box, the model that `--teacher-model-exp-name` names; by its default, one of either framework.
+    The model in the box is the one that `--teacher-model-exp-name` names; if that is the default, its twin will do too.
     """
     exp_name = args.teacher_model_exp_name
     folder = boxed(args.env_id, exp_name, twin=exp_name == type(args).teacher_model_exp_name)
@@ -56,15 +56,15 @@ def teacher_source(args: TeacherFlags) -> str:
 
 
 def public_name(source: str) -> str:
-    """A model's source without local folders: the folder's own name, or the repository."""
+    """Return a model's source without local folders: the folder's name, or the repository."""
     return Path(source).name if Path(source).exists() else source
 
 
 @contextlib.contextmanager
 def explained(flag: str, source: str, hint: str = "--teacher-model-exp-name names it") -> Iterator[None]:
-    """Turn failures to fetch or load the model at `source` into `BadInput`, each with what to do.
+    """Turn failures to fetch or load the model at `source` into `BadInput`, which says what to do.
 
-    `hint` says what to do about a file that is not there.
+    `hint` says what to do about a missing file.
     """
     from huggingface_hub import constants, errors, get_token, logging  # noqa: PLC0415
 
@@ -113,11 +113,11 @@ def explained(flag: str, source: str, hint: str = "--teacher-model-exp-name name
 
 
 def fetch(source: str, filename: str, revision: str | None, exact: bool = False) -> Path:
-    """The model file of a local folder or a Hub repository; of one that holds a single model, that one, unless `exact`.
+    """Return the model file of a local folder or a Hub repository; if it holds a single model, that one, unless `exact`.
 
-    A model is a `.cleanrl_model` file or, where there is none, a zip archive of Stable-Baselines3, or a `.pth` or
-    `.safetensors` file. The path of a file is that file. Raises `ModelError`, or the errors of the Hub's client: call it
-    under `explained`.
+    A model is a `.cleanrl_model` file or, if there is no such file, a zip archive of Stable-Baselines3, or a `.pth` or
+    `.safetensors` file. A source that is a file is returned as it is. Raises `ModelError`, or the errors of the Hub's
+    client: call it under `explained`.
     """
     from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download  # noqa: PLC0415
 
@@ -148,7 +148,7 @@ def fetch(source: str, filename: str, revision: str | None, exact: bool = False)
 
 
 def fetch_optional(source: str, filename: str, revision: str | None) -> Path | None:
-    """A file of a local folder or a Hub source, None where it has none, or where the Hub is not reached.
+    """Return a file of a local folder or a Hub repository; None if there is no such file, or the Hub cannot be reached.
 
     Raises the errors of the Hub's client: call it under `explained`.
     """
@@ -165,7 +165,7 @@ def fetch_optional(source: str, filename: str, revision: str | None) -> Path | N
 
 @functools.cache
 def ask(repository: str) -> None:
-    """Say, once, that the Hub is asked, since its client tries for long, in silence, where it is not reached."""
+    """Say once that the Hub is asked, since its client retries silently for a long time if it cannot reach the Hub."""
     from huggingface_hub import constants  # noqa: PLC0415
 
     if not constants.HF_HUB_OFFLINE:
@@ -175,7 +175,7 @@ def ask(repository: str) -> None:
 
 
 def _only_model(names: list[str], place: str, wanted: str) -> str:
-    """The one model among the files of a place, with a line that says so. Raises `MissingModel`."""
+    """Return the only model among the files of a place, with a line that says so. Raises `MissingModel`."""
     found = _models(names)
     if len(found) != 1:
         there = f", but {', '.join(found)}" if found else ""
@@ -185,7 +185,7 @@ def _only_model(names: list[str], place: str, wanted: str) -> str:
 
 
 def _models(names: list[str]) -> list[str]:
-    """The model files among the files of a place; others count where there are no files of ours."""
+    """Return the model files among the files of a place; other formats count only if there are no files of ours."""
     ours = sorted(name for name in names if name.endswith(SUFFIX))
     archives = sorted(
         name for name in names if name.endswith(".zip") and name not in ("train_eval_metrics.zip", "replay.zip")

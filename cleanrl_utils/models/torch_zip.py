@@ -1,4 +1,4 @@
-"""Torch's files of weights, a zip archive with a pickle in it, read without torch and without running the pickle."""
+"""Read torch's weight files, zip archives with a pickle in them, without torch and without running the pickle."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ NEW = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "NONE": lam
 NEW |= {"NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"}
 CODE = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
-"""Instructions of a pickle: those that make nothing but data, values that stand in it, and those that run code."""
+"""Instructions of a pickle: those in NEW make empty data, those in VALUES hold a value, those in CODE run code."""
 NOT_PLAIN = "is not a state_dict of plain tensors"
 HOLDS_CODE = "is not a plain state_dict: it holds code, which is refused"
 _MARK = object()
 
 
 def read_torch(path: Path | BinaryIO) -> Weights:
-    """The tensors of a torch state_dict, named as `network.0.weight`, without torch. Raises `FormatError`.
+    """Read the tensors of a torch state_dict, with names such as `network.0.weight`, without torch. Raises `FormatError`.
 
     The file is a zip archive: `data.pkl` describes the dictionary, `data/KEY` holds the memory of tensors. The arrays are
     views of that memory.
@@ -74,7 +74,7 @@ def read_torch(path: Path | BinaryIO) -> Weights:
 
 
 def require_uncompressed(file: Path | BinaryIO) -> None:
-    """Raise `FormatError` for a zip file that torch has not written: it may unfold to fill the memory."""
+    """Raise `FormatError` for a compressed zip file: torch writes no such files, and it may unpack to fill the memory."""
     try:
         if not zipfile.is_zipfile(file):
             return
@@ -93,12 +93,12 @@ def _text(name: Any) -> str:
 
 
 def _key(name: Any) -> str | int:
-    """A key of a dictionary: a name, or a number, as optimizers have."""
+    """Return a key of a dictionary: a name, or a number, such as optimizers use."""
     return name if isinstance(name, int) else _text(name)
 
 
 def _tensor(archive: zipfile.ZipFile, root: str, entry: Any, memories: dict[str, bytes]) -> np.ndarray:
-    """The array that `_rebuild_tensor_v2(storage, offset, shape, strides, ...)` describes."""
+    """Return the array that `_rebuild_tensor_v2(storage, offset, shape, strides, ...)` describes."""
     if isinstance(entry, _Called) and entry.name == PARAMETER:
         entry = entry.arguments[0]
     if not (isinstance(entry, _Called) and entry.name == TENSOR):
@@ -118,9 +118,9 @@ def _tensor(archive: zipfile.ZipFile, root: str, entry: Any, memories: dict[str,
 
 
 def _read_pickle(data: bytes) -> Any:
-    """What a pickle describes, as plain data: no name in it is looked up, and nothing is called.
+    """Return what a pickle describes, as plain data: no name in it is looked up, and nothing is called.
 
-    Knows the instructions that a state_dict needs, and refuses every other.
+    Only the instructions that a state_dict needs are known; all others are refused.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -161,7 +161,7 @@ def _read_pickle(data: bytes) -> Any:
                 raise FormatError(NOT_PLAIN if function.startswith("torch") else HOLDS_CODE)
             stack.append({} if function == ORDERED_DICT else _Called(function, arguments))
         elif name == "BUILD":
-            stack.pop()  # attributes of the dictionary, as its version: not needed
+            stack.pop()  # attributes of the dictionary, such as its version: not needed
         elif name == "STOP":
             return stack.pop()
         elif name != "PROTO":

@@ -1,4 +1,4 @@
-"""Whether one setting is better than another."""
+"""Tell whether one setting is better than another."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CompareArgs(Source):
 
 
 def side(args: CompareArgs, name: str) -> dict[str, list[Curve]]:
-    """The runs of A or of B by environment: a folder of runs, or those for which key=value holds. Raises `BadInput`."""
+    """Load the runs of A or of B by environment: a folder of runs, or those that match key=value. Raises `BadInput`."""
     if not name:
         raise BadInput("compare", "A B", "must name two of the runs: key=value, or a folder")
     source = Source(**{field: getattr(args, field) for field in vars(Source())})
@@ -49,7 +49,7 @@ def side(args: CompareArgs, name: str) -> dict[str, list[Curve]]:
 
 
 def compare(args: CompareArgs) -> None:
-    """Print the comparison, as markdown, and its verdict. Raises `BadInput` where none can be made."""
+    """Print the comparison, as markdown, and its verdict. Raises `BadInput` if there is nothing to compare."""
     sides = [side(args, args.a), side(args, args.b)]
     names = [{Path(one.run.name).resolve() for curves in by_env.values() for one in curves} for by_env in sides]
     if both := names[0] & names[1]:

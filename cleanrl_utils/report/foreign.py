@@ -1,4 +1,4 @@
-"""Runs of CleanRL and Stable-Baselines3, for reports. Their files are data: none is executed, none is unpickled."""
+"""Read runs of CleanRL and Stable-Baselines3, for reports. Their files are data: nothing is executed or unpickled."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cleanrl_utils.record import DataLossError, Series, event_files, read_series
 
 TRAINING, EVALUATION = "charts/episodic_return", "eval/episodic_return"
 COMPLETE = 0.9
-"""Share of its steps that a complete run has logged at least: the last episode or evaluation may end before the run."""
+"""Share of its steps that a complete run has at least logged: the last episode or evaluation may end before the run."""
 ZOO_FOLDER = re.compile(r"(.+)_(\d+)(_[0-9a-f-]{36})?")  # {env}_{n}, with a UUID if its user asked for one
 ZOO_FLAG = re.compile(r"^(?:- |  )- - (\w+)\n    - (.*(?:\n {6}.*)*)$", re.MULTILINE)  # of an OrderedDict in YAML
 Found = tuple[dict[str, Any], dict[str, Series]]  # flags; what was logged, by metric
 
 
 def sb3_files(folder: Path) -> list[Path]:
-    """evaluations.npz, and monitor.csv or 0.monitor.csv and so on; one with another prefix may be of evaluations."""
+    """Return evaluations.npz, monitor.csv, 0.monitor.csv and so on; a file with another prefix may be of evaluations."""
     return [path for path in folder.glob("*") if re.fullmatch(r"evaluations\.npz|(\d+\.)?monitor\.csv", path.name)]
 
 
 def read(folder: Path, flag: str) -> tuple[dict[str, Any], dict[str, Series]]:
-    """What our config.json would say of a run, and what the run logged. Raises `BadInput`, of `flag` and the file."""
+    """Return what our config.json would say of a run, and what it logged. Raises `BadInput`, naming `flag` and the file."""
     script, read_run = ("Stable-Baselines3", read_sb3) if sb3_files(folder) else ("CleanRL", read_cleanrl)
     try:
         flags, series = read_run(folder, flag)
@@ -40,7 +40,7 @@ def read(folder: Path, flag: str) -> tuple[dict[str, Any], dict[str, Series]]:
 
 
 def value_of(text: str) -> Any:
-    """A flag's value from the text that Python or YAML writes for it; lists stay text."""
+    """Parse a flag's value from the text that Python or YAML writes for it; lists stay text."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -48,9 +48,9 @@ def value_of(text: str) -> Any:
 
 
 def read_cleanrl(folder: Path, flag: str) -> Found:
-    """A run folder of CleanRL: flags from the event file's table, `cleanrl-` before `exp_name`, and all metrics by step.
+    """Read a run folder of CleanRL: flags from the event file's table, with `cleanrl-` before `exp_name`, and all metrics.
 
-    Raises `BadInput`, of `flag` and the event file, where there is no table or it lacks a flag.
+    Raises `BadInput`, naming `flag` and the event file, if there is no table or it lacks a flag.
     """
     for path in event_files(folder):
         try:
@@ -77,10 +77,10 @@ def read_cleanrl(folder: Path, flag: str) -> Found:
 
 
 def read_sb3(folder: Path, flag: str) -> Found:
-    """A run folder of Stable-Baselines3 or its zoo: evaluations.npz, monitor.csv, {env}/args.yml, {env}/config.yml.
+    """Read a run folder of Stable-Baselines3 or its zoo: evaluations.npz, monitor.csv, {env}/args.yml, {env}/config.yml.
 
     An evaluation is the mean return of its episodes, at the time that monitor.csv has for its step; NaN without that file.
-    `exp_name` is `sb3-` and the algorithm, or the folder above. Raises `BadInput`, of `flag` and the file.
+    `exp_name` is `sb3-` and the algorithm, or the folder above. Raises `BadInput`, naming `flag` and the file.
     """
     monitors = [read_monitor(path, flag) for path in sb3_files(folder) if path.suffix == ".csv"]
     args, flags = (zoo_flags(folder, name, flag) for name in ("args.yml", "config.yml"))
@@ -107,7 +107,7 @@ def read_sb3(folder: Path, flag: str) -> Found:
 
 
 def read_monitor(path: Path, flag: str) -> tuple[np.ndarray, float, str]:
-    """Episodes (N, 3): return, steps, seconds at its end; start in seconds since 1970; env id or "". Raises `BadInput`."""
+    """Read episodes (N, 3): return, steps, seconds at end; start in seconds since 1970; env id or "". Raises `BadInput`."""
     try:
         text = path.read_text(encoding="utf-8")
         first, _, rest = text.partition("\n")
@@ -125,7 +125,7 @@ def read_monitor(path: Path, flag: str) -> tuple[np.ndarray, float, str]:
 
 
 def read_evaluations(path: Path, flag: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (E,) in an evaluations.npz, and the mean return (E,) at each. Raises `BadInput`."""
+    """Read the steps (E,) in an evaluations.npz, and the mean return (E,) at each. Raises `BadInput`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             steps, results = file["timesteps"], file["results"]
@@ -140,7 +140,7 @@ def read_evaluations(path: Path, flag: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def zoo_flags(folder: Path, name: str, flag: str) -> dict[str, Any]:
-    """Flags in the zoo's {env}/{name}, {} without it: read as lines, so that no tag of its YAML is followed."""
+    """Read the flags in the zoo's {env}/{name}, {} without that file; read as lines, so that no tag of YAML is followed."""
     for path in sorted(folder.glob(f"*/{name}")):
         if found := ZOO_FLAG.findall(path.read_text(encoding="utf-8", errors="replace")):
             return {key: value_of(text.strip("'")) for key, text in found}

@@ -19,7 +19,7 @@ from cleanrl_utils.report import runs
 from cleanrl_utils.report.runs import Run
 
 EPISODES = 100
-"""Training episodes that a score is the mean of, as the documents of CleanRL have it."""
+"""Number of training episodes whose mean is a score, as in CleanRL's documentation."""
 
 
 @dataclass
@@ -54,14 +54,14 @@ class Curve:
     """values that each is the mean of, once there are as many"""
 
     def first_reached(self, threshold: float) -> tuple[float, float]:
-        """Steps and minutes when a mean of a full window first was at the threshold; NaN where it never was."""
+        """Return steps and minutes when the mean of a full window first reached the threshold; NaN if it never did."""
         full = slice(self.window - 1, None)
         reached = np.flatnonzero(self.values[full] >= threshold)
         return (self.steps[full][reached[0]], self.seconds[full][reached[0]] / 60) if len(reached) else (np.nan, np.nan)
 
     @property
     def final(self) -> float:
-        """The last value: of training returns, the mean of the last 100 episodes."""
+        """The last value; for training returns it is the mean of the last 100 episodes."""
         return float(self.values[-1])
 
 
@@ -70,7 +70,7 @@ Groups = dict[str, dict[str, list[Curve]]]
 
 
 def load(source: Source) -> list[Run]:
-    """The runs that the flags select. Raises `BadInput` where there is none, or where none has the metric."""
+    """Load the runs that the flags select. Raises `BadInput` if there are no such runs, or if no run has the metric."""
     check_ranges(source)
     found = runs.from_wandb(source.wandb) if source.wandb is not None else runs.from_folders(source.runs, "--runs")
     found = runs.select(found, source.select, "--select")
@@ -96,19 +96,19 @@ def load(source: Source) -> list[Run]:
 
 
 def width(source: Source) -> int:
-    """Values that a point of a curve is the mean of."""
+    """Return the number of values whose mean is a point of a curve."""
     return source.window or (EPISODES if source.metric == "charts/episodic_return" else 1)
 
 
 def curve(run: Run, source: Source) -> Curve:
-    """A run's curve of the metric."""
+    """Return a run's curve of the metric."""
     window = width(source)
     steps, seconds, values = run.series[source.metric]
     return Curve(run, steps, seconds, runs.trailing_mean(values, window), window)
 
 
 def statistics() -> Any:
-    """The module, which needs scipy. Raises `BadInput`."""
+    """Import the module, which needs scipy. Raises `BadInput`."""
     try:
         from cleanrl_utils.report import statistics  # noqa: PLC0415 - needs an extra
     except ImportError as error:
@@ -117,7 +117,7 @@ def statistics() -> Any:
 
 
 def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
-    """Curves by environment and group, in the order of their names; says what is odd about them."""
+    """Return curves by environment and group, in the order of their names; says what is odd about them."""
     groups: Groups = defaultdict(lambda: defaultdict(list))
     for run in sorted(found, key=lambda run: (run.get("env_id"), run.get("seed"))):
         try:
@@ -145,7 +145,7 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
 
 
 def differing(curves: list[Curve]) -> list[str]:
-    """Flags, or the script, that decide what is learned and are not the same in all runs."""
+    """Return the names of flags that affect what is learned and differ between runs; also `script` if that differs."""
     ignored = {"seed", "config", "resume", "resume_anyway", "track", "save_model", "capture_video", "upload_model"}
     ignored |= {"tracker", "wandb_project_name", "wandb_entity", "hf_entity"}
     settings = [one.run.config["flags"] | {"script": one.run.config.get("script")} for one in curves]
@@ -157,12 +157,12 @@ def differing(curves: list[Curve]) -> list[str]:
 
 
 def finals(groups: Groups, name: str) -> dict[str, np.ndarray]:
-    """Final scores of a group's runs, by environment."""
+    """Return the final scores of a group's runs, by environment."""
     return {env: np.array([one.final for one in by[name]]) for env, by in groups.items() if name in by}
 
 
 def references(groups: Groups, kind: str) -> dict[str, tuple[float, float]]:
-    """What normalised scores are 0 and 1 at, by environment: random and human, or random and teacher."""
+    """Return the scores that are normalised to 0 and 1, by environment: random and human, or random and teacher."""
     found = {}
     for env_id, by_name in groups.items():
         if kind == "human":
@@ -179,9 +179,9 @@ def references(groups: Groups, kind: str) -> dict[str, tuple[float, float]]:
 
 
 def normalised(groups: Groups, kind: str) -> dict[str, list[np.ndarray]]:
-    """Scores by group, an array per environment that all groups have and whose reference is known; {} where there is none.
+    """Normalise scores, by group: an array per environment that all groups have and whose reference is known; else {}.
 
-    (score - random) / (reference - random).
+    A score becomes (score - random) / (reference - random).
     """
     known, names = references(groups, kind), sorted(set().union(*groups.values()))
     common = [env for env, by_name in groups.items() if env in known and by_name.keys() == set(names)]
@@ -195,7 +195,7 @@ def normalised(groups: Groups, kind: str) -> dict[str, list[np.ndarray]]:
 
 
 def compared(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[list[str], Any]:
-    """The environments that A and B have in common, and how they compare there; None if one of them has one run."""
+    """Return the environments that A and B share, and how they compare there; None if one of them has only one run."""
     both = [env for env in a if env in b]
     left, right = [a[env] for env in both], [b[env] for env in both]
     return both, statistics().compare(left, right) if both and min(map(len, left + right)) > 1 else None

@@ -54,7 +54,7 @@ def between(bounds: np.ndarray, digits: int = 2) -> str:
 
 
 def scores_table(groups: Groups) -> list[str]:
-    """Final scores of each environment and group, with intervals and normalised by what is known."""
+    """List the final scores of each environment and group, with intervals, and normalised if references are known."""
     kinds = {kind: references(groups, kind) for kind in ("human", "teacher")}
     kinds = {kind: known for kind, known in kinds.items() if known}
     lines = [
@@ -86,7 +86,7 @@ def aggregate_table(by_name: dict[str, list[np.ndarray]]) -> list[str]:
 
 
 def difference(groups: Groups, envs: list[str], a: str, b: str) -> str:
-    """The difference of means of two groups with its interval, where they have one environment in common."""
+    """Return the difference of means of two groups with its interval, if they have only one environment in common."""
     if len(envs) > 1:
         return "see the scores"
     x, y = finals(groups, a)[envs[0]], finals(groups, b)[envs[0]]
@@ -108,7 +108,7 @@ def improvement_table(groups: Groups) -> list[str]:
 
 
 def check_thresholds(found: list[Run], thresholds: dict[str, Any]) -> None:
-    """Raise `BadInput` unless each is a number, of an environment of the runs."""
+    """Raise `BadInput` unless each threshold is a number, for an environment of the runs."""
     there = sorted({run.get("env_id") for run in found})
     for env_id, threshold in thresholds.items():
         if env_id not in there:
@@ -118,7 +118,7 @@ def check_thresholds(found: list[Run], thresholds: dict[str, Any]) -> None:
 
 
 def threshold_table(groups: Groups, thresholds: dict[str, Any]) -> list[str]:
-    """When runs first came to a return: steps and minutes of those that did."""
+    """List when runs first reached a return: steps and minutes of those that did."""
     lines = ["| environment | return | group | runs that reached it | steps | minutes |", "|---" * 6 + "|"]
     for env_id, threshold in thresholds.items():
         for name, curves in groups[env_id].items():
@@ -130,7 +130,7 @@ def threshold_table(groups: Groups, thresholds: dict[str, Any]) -> list[str]:
 
 
 def runs_table(groups: Groups) -> list[str]:
-    """What made each run: command (of another project's run: its folder), commit, seed, time, hardware, versions."""
+    """List how each run was made: command (folder, for another project's run), commit, seed, time, hardware, versions."""
     lines = []
     settings: dict[str, list[str]] = defaultdict(list)
     for env_id, by_name in groups.items():

@@ -13,16 +13,16 @@ from cleanrl_utils.report import statistics
 from cleanrl_utils.report.groups import Curve, Groups
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Of Okabe and Ito 2008, which the colour-blind can tell apart; lines differ in their dashes besides."""
+"""Colours of Okabe and Ito 2008, which the colour-blind can tell apart; lines also differ in their dashes."""
 DASHES = ("-", "--", "-.", ":")
 POINTS = 200
-"""Of a curve."""
+"""Points of a curve."""
 LABELS = {"charts/episodic_return": "return", "eval/episodic_return": "return, evaluation"}
 plt.rcParams |= {"svg.hashsalt": "report", "svg.fonttype": "none"}  # the same file each time, its text searchable
 
 
 def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
-    """Curves of each environment over steps, steps with the teacher's, and time; returns the PNG's name."""
+    """Draw curves of each environment over steps, steps including the teacher's, and time; returns the PNG's name."""
     rows = ["steps", "minutes"]
     if any(taught(one) for by_name in groups.values() for group in by_name.values() for one in group):
         rows.insert(1, "steps with the teacher's")
@@ -51,7 +51,7 @@ def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
 
 
 def unit(clock: str, by_name: dict[str, list[Curve]]) -> str:
-    """What an x-axis counts."""
+    """Return what an x-axis counts."""
     if clock == "minutes":
         return "minutes of training"
     if all(one.run.get("script") == "fqi" for group in by_name.values() for one in group):
@@ -60,19 +60,19 @@ def unit(clock: str, by_name: dict[str, list[Curve]]) -> str:
 
 
 def taught(one: Curve) -> int:
-    """Steps that a teacher collected for a run before its own began."""
+    """Return the steps that a teacher collected for a run, before the run's own steps."""
     return one.run.config["flags"].get("teacher_steps", 0)
 
 
 def style_of(number: int) -> dict[str, str]:
-    """Colour and dashes of the group with this number."""
+    """Return colour and dashes of the group with this number."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
 
 
 def draw(axis: Any, group: list[Curve], clock: str, number: int, name: str) -> None:
-    """The mean of a group's curves where all of them are, and its interval if there are several; else each by itself.
+    """Draw the mean of a group's curves where they all overlap, with its interval if there are several; else each curve.
 
-    Nothing over minutes where the time of a run is not known.
+    Draws nothing over minutes if the time of a run is not known.
     """
     xs = [one.seconds / 60 if clock == "minutes" else one.steps + taught(one) * (clock != "steps") for one in group]
     if any(np.isnan(x).any() for x in xs):  # no time is known of a run
@@ -90,7 +90,7 @@ def draw(axis: Any, group: list[Curve], clock: str, number: int, name: str) -> N
 
 
 def profiles(by_name: dict[str, list[np.ndarray]], path: Path, kind: str) -> str:
-    """Performance profiles of normalised scores; returns the PNG's name."""
+    """Draw performance profiles of normalised scores; returns the PNG's name."""
     pooled = np.concatenate([values for scores in by_name.values() for values in scores])
     margin = 0.05 * (np.ptp(pooled) or 1.0)
     thresholds = np.linspace(pooled.min() - margin, pooled.max() + margin, 101)

@@ -1,4 +1,4 @@
-"""Runs with all that they logged, from run folders or from Weights & Biases, for reports.
+"""Read runs with all that they logged, from run folders or from Weights & Biases, for reports.
 
 A run folder is ours, with config.json, or one of CleanRL or Stable-Baselines3: see `foreign`.
 """
@@ -22,7 +22,7 @@ from cleanrl_utils.record import Series, columns, event_files, read_run, read_se
 from cleanrl_utils.report import foreign
 
 MOST_ROWS = 10_000_000
-"""Of a run on Weights & Biases to ask for: with fewer it would thin them out."""
+"""Rows to ask for of a run on Weights & Biases, which thins them out if there are more than that."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Run:
     series: dict[str, Series]
 
     def get(self, key: str) -> Any:
-        """A flag by name, or `script`, `commit`, `hardware`, `folder`. Raises `KeyError`."""
+        """Return a flag by name, or `script`, `commit`, `hardware`, `folder`. Raises `KeyError`."""
         if key == "folder":
             return Path(self.name).parent.name
         return self.config[key] if key in ("script", "commit", "hardware", "status") else self.config["flags"][key]
 
     def score(self, player: str) -> float | None:
-        """The mean return of an evaluation, as `teacher`, that the run made and stored."""
+        """Return the mean return of an evaluation that the run stored, such as `teacher`; None without it."""
         evaluation = self.config.get("evaluations", {}).get(player)
         return means.fmean(evaluation["returns"]) if evaluation else None
 
@@ -51,7 +51,7 @@ def is_run(folder: Path) -> bool:
 
 
 def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
-    """The runs in folders: each a run folder, or a folder with run folders one or two levels below.
+    """Read the runs in folders: each is a run folder, or holds run folders one or two levels below.
 
     Raises `BadInput` if there is none, or if a run folder itself cannot be read. One below a folder is skipped with a line.
     """
@@ -72,7 +72,7 @@ def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
 
 
 def from_folder(folder: Path, flag: str) -> Run:
-    """The run in a folder. Raises `BadInput`."""
+    """Read the run in a folder. Raises `BadInput` if it cannot be read."""
     if not (folder / "config.json").is_file():
         return Run(str(folder), *foreign.read(folder, flag))
     run = read_run(folder / "config.json", flag, folder)
@@ -82,7 +82,7 @@ def from_folder(folder: Path, flag: str) -> Run:
 
 
 def from_wandb(project: str) -> list[Run]:
-    """The runs of a project ENTITY/PROJECT on Weights & Biases. Raises `BadInput` where it cannot be read."""
+    """Read the runs of a project ENTITY/PROJECT on Weights & Biases. Raises `BadInput` if it cannot be read."""
     import wandb  # noqa: PLC0415 - slow to import, and needed here only
 
     runs = []
@@ -107,7 +107,7 @@ def from_wandb(project: str) -> list[Run]:
 
 
 def without_repeats(rows: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
-    """Points without those that a resumed run has logged again: the later ones count."""
+    """Drop the points that a resumed run has logged again; the later ones count."""
     kept, least = [], float("inf")
     for row in reversed(rows):
         if row[0] <= least:
@@ -117,7 +117,7 @@ def without_repeats(rows: list[tuple[int, float, float]]) -> list[tuple[int, flo
 
 
 def select(runs: list[Run], conditions: Iterable[str], flag: str) -> list[Run]:
-    """The runs for which all of `key=value` hold, as exp_name=dqn or commit=91bc603 (its beginning). Raises `BadInput`."""
+    """Select the runs that match all `key=value`, such as exp_name=dqn or commit=91bc603 (a prefix). Raises `BadInput`."""
     for condition in conditions:
         key, _, value = condition.partition("=")
         if not any(_has(run, key) for run in runs):
@@ -148,7 +148,7 @@ def _same(key: str, have: Any, wanted: str) -> bool:
 
 
 def trailing_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the last `width` values, or of as many as there are, at each position."""
+    """Return the mean of the last `width` values, or of as many as there are, at each position."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - width)

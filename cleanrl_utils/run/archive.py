@@ -1,8 +1,8 @@
-"""State in a file: a tree of plain values and arrays, from objects of either framework and back into them.
+"""Write state to a file and read it back: a tree of plain values and arrays, from objects of either framework.
 
-The file is a zip archive: `state.json`, the tree, and each array as a member of its own, compressed by zstandard. Arrays
-are written and read in pieces, so that a replay buffer needs no second place in memory. Nothing in it is code, and
-nothing of it is run.
+The file is a zip archive: `state.json` holds the tree, and each array is a separate member, compressed with zstandard.
+Arrays are written and read in pieces, so a replay buffer is never held in memory twice. The file contains no code, and
+nothing in it is run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STATE = "state.json"
 
 
 class ArchiveError(Exception):
-    """A file that holds no whole state, or one that does not fit; the text says why."""
+    """The file holds no complete state, or one that does not fit; the text says why."""
 
 
 # --- Into a file ---
@@ -46,7 +46,7 @@ def write(file: BinaryIO, tree: Mapping[str, object]) -> None:
     """Write a tree of values, arrays and objects that hold them: see `pack`."""
     arrays: dict[str, Array] = {}
     packed = pack(tree, "", arrays)
-    # The window spans some frames of 64 games: a frame is compressed against the one before.
+    # The window spans several frames of 64 games, so that a frame is compressed against the one before it.
     settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=22, write_checksum=True)
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
@@ -59,10 +59,10 @@ def write(file: BinaryIO, tree: Mapping[str, object]) -> None:
 
 
 def pack(value: object, name: str, arrays: dict[str, Array]) -> Json:
-    """`value` as JSON holds it; arrays (NumPy, torch, JAX) go to `arrays` by name.
+    """Return `value` as plain JSON; arrays (NumPy, torch, JAX) go to `arrays` by name.
 
-    Of a dataclass, its fields; of an object with a list `KEPT`, those attributes; of one with a method `saved`, what that
-    returns; of a module, its state; of an optimizer, what it keeps of each weight; of a generator, its random state.
+    What is kept: the fields of a dataclass; the attributes that an object lists in `KEPT`; what its method `saved` returns;
+    the state of a module; what an optimizer keeps for each weight; the random state of a generator.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -91,7 +91,7 @@ def pack(value: object, name: str, arrays: dict[str, Array]) -> Json:
 
 
 def pieces(array: Array) -> Iterator[np.ndarray]:
-    """The array as NumPy, in pieces along its first axis, from whatever device."""
+    """Yield the array as NumPy, in pieces along its first axis, from any device."""
     if array.ndim == 0:
         array = array.reshape(1)
     rows = rows_per_piece(np.dtype(dtype_name(array)), tuple(array.shape))
@@ -107,12 +107,12 @@ def pieces(array: Array) -> Iterator[np.ndarray]:
 
 
 def dtype_name(array: Array) -> str:
-    """An array's type as NumPy spells it: float32."""
+    """Return an array's type as NumPy spells it, such as float32."""
     return str(array.dtype).removeprefix("torch.")
 
 
 def rows_per_piece(dtype: np.dtype, shape: tuple[int, ...]) -> int:
-    """How much of an array's first axis is handled at a time."""
+    """Return how many entries of an array's first axis are handled at a time."""
     return max(1, PIECE // max(1, dtype.itemsize * math.prod(shape[1:])))
 
 
@@ -120,10 +120,10 @@ def rows_per_piece(dtype: np.dtype, shape: tuple[int, ...]) -> int:
 
 
 class Archive:
-    """A file that `write` wrote, checked as a whole: the checksums of all that it holds are right."""
+    """A file that `write` wrote; opening it verifies the checksums of everything in it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `ArchiveError` for a file that is damaged, or is something else."""
+        """Open the file. Raises `ArchiveError` if it is damaged or is something else."""
         self.path = path
         try:
             self.zip = zipfile.ZipFile(path)
@@ -139,9 +139,9 @@ class Archive:
         self.zip.close()
 
     def fill(self, like: object, saved: Json) -> object:
-        """The packed value `saved`, put into `like` where that can be changed, else made like it; returns it.
+        """Put the packed value `saved` into `like` if `like` can be changed, else make a value like it; returns the result.
 
-        Raises `ArchiveError` where it does not fit.
+        Raises `ArchiveError` if it does not fit.
         """
         try:
             return self._fill(like, saved)
@@ -183,7 +183,7 @@ class Archive:
         return like
 
     def _fill_dataclass(self, like: object, saved: dict[str, Json]) -> None:
-        """All fields, by name: none may be missing, and none unknown."""
+        """Fill all fields by name. Raises `ArchiveError` for a missing or unknown field."""
         fields = {field.name for field in dataclasses.fields(like)}
         if missing := fields - saved.keys():
             raise ArchiveError(f"lacks {', '.join(sorted(missing))}, which a state of this script has")
@@ -193,7 +193,7 @@ class Archive:
             setattr(like, name, self._fill(getattr(like, name), saved[name]))
 
     def _plain(self, saved: Json) -> object:
-        """A packed value that nothing says the kind of: as it is in JSON, but for arrays (NumPy) and evaluations."""
+        """Unpack a value of unknown type: as it is in JSON, except for arrays (as NumPy) and evaluations."""
         if isinstance(saved, dict) and saved.keys() == {"evaluation"}:
             return Evaluation(**saved["evaluation"])
         if isinstance(saved, dict) and saved.keys() == {"array", "dtype", "shape"}:
@@ -203,7 +203,7 @@ class Archive:
         return saved
 
     def _fill_array(self, like: Array, saved: dict[str, Json]) -> Array:
-        """An array's values, in place but for JAX's, piece by piece."""
+        """Fill an array piece by piece, in place except for JAX arrays."""
         found, expected = (saved["dtype"], tuple(saved["shape"])), (dtype_name(like), tuple(like.shape))
         if found != expected:
             raise ArchiveError(f"holds {saved['array']} as {found}, where this run has {expected}")
@@ -221,7 +221,7 @@ class Archive:
         return like
 
     def _into_jax(self, like: jax.Array, saved: dict[str, Json]) -> jax.Array:
-        """The array on the device of `like`, whose memory it takes over where that is large."""
+        """Return the array on the device of `like`; a large one reuses the memory of `like`."""
         import jax  # noqa: PLC0415
 
         if like.nbytes <= PIECE:  # a copy: XLA cannot be given NumPy's memory for good
@@ -233,7 +233,7 @@ class Archive:
         return like
 
     def _fill_optimizer(self, optimizer: torch.optim.Optimizer, saved: dict[str, Json]) -> None:
-        """What a torch optimizer keeps of each weight; learning rates stay the tensors that compiled code reads."""
+        """Fill what a torch optimizer keeps for each weight; learning rates stay the tensors that compiled code reads."""
         import torch  # noqa: PLC0415
 
         state = {int(i): {k: torch.from_numpy(self._read(v)) for k, v in items.items()} for i, items in saved.items()}
@@ -243,18 +243,18 @@ class Archive:
             group["lr"] = rate
         for weight, items in optimizer.state.items():
             for name, value in items.items():
-                if value.shape == weight.shape:  # in the memory order of the weight, as fused kernels take it to be
+                if value.shape == weight.shape:  # in the memory order of the weight, which fused kernels assume
                     items[name] = torch.empty_like(weight).copy_(value)
 
     def _read(self, saved: dict[str, Json]) -> np.ndarray:
-        """A whole array."""
+        """Read a whole array."""
         array = np.empty(saved["shape"], dtype=saved["dtype"])
         for first, piece in self.pieces(saved):
             (array[first : first + len(piece)] if array.ndim else array.reshape(1))[:] = piece
         return array
 
     def pieces(self, saved: dict[str, Json]) -> Iterator[tuple[int, np.ndarray]]:
-        """Position on the first axis and values of each piece of an array."""
+        """Yield each piece of an array: its position on the first axis, and its values."""
         dtype, shape = np.dtype(saved["dtype"]), tuple(saved["shape"]) or (1,)
         rows = rows_per_piece(dtype, shape)
         with self.zip.open(saved["array"]) as member:

@@ -34,7 +34,7 @@ class RunArgs:
     config: str | None = None
     """YAML file of flags; flags on the command line override it"""
 
-    if TYPE_CHECKING:  # a flag of each script, among those of its environment
+    if TYPE_CHECKING:  # each script defines it, among the flags of its environment
         env_id: str
 
 
@@ -61,17 +61,17 @@ class TrainingArgs(RunArgs):
     """length of the exploration and learning rate schedules, in environment steps; default: total-timesteps. A run resumed
     with more total-timesteps keeps its original length"""
 
-    if TYPE_CHECKING:  # among those of its algorithm
+    if TYPE_CHECKING:  # each script defines it, among the flags of its algorithm
         total_timesteps: int
 
     @property
     def schedule_length(self) -> int:
-        """Steps over which exploration and learning rate come to their end."""
+        """Steps over which exploration and learning rate reach their final values."""
         return self.schedule_timesteps or self.total_timesteps
 
 
 def empty_phases(args: RunArgs) -> list[str]:
-    """A line for each pair of flags that leaves nothing to do: no update, no target sync, or no checkpoint to keep."""
+    """Return a line for each pair of flags that leave nothing to do: no update, no target sync, or no checkpoint to keep."""
     lines = []
     if getattr(args, "keep_checkpoint", False) and args.checkpoint_frequency == 0:
         lines.append("--keep-checkpoint keeps nothing, since --checkpoint-frequency is 0")

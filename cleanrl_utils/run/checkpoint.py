@@ -1,6 +1,6 @@
-"""Checkpoints: files that hold the state of a run, from which it goes on after a stop as if it had not been stopped.
+"""Checkpoints: files that hold the state of a run, so that it continues after a stop as if it had never been stopped.
 
-What a checkpoint holds is the fields of the script's dataclass `State`, no more and no fewer. See docs/reliability.md.
+That state is exactly the fields of the script's dataclass `State`. See docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from cleanrl_utils.run.archive import Archive, ArchiveError
 from cleanrl_utils.run.args import TrainingArgs
 
 FORMAT = 2
-"""Of the files. Format 1 was written by version 0.1 of this project."""
+"""Format of the files. Format 1 was written by version 0.1 of this project."""
 CONTENT = {"format", "flags", "settings", "phase", "step", "elapsed", "event_files", "state", "random"}
 PERIOD = 600.0
-"""Seconds between checkpoints where `--checkpoint-frequency` is not given."""
+"""Seconds between checkpoints if `--checkpoint-frequency` is not given."""
 NAME = re.compile(r"\d{6}-[a-z]+-\d+\.zip")
 OURS = re.compile(r"\d{6}-[a-z]+-\d+\.zip(\.tmp)?")
 
 
 class State(Protocol):
-    """A script's dataclass of all that its run needs to go on. Scripts with phases have a field `phase` too."""
+    """A script's dataclass with everything that its run needs to continue. Scripts with phases also have a field `phase`."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
     step: int
 
 
 class Checkpoints:
-    """The checkpoints of one run: when they are due, what they hold, and the one that the run goes on from."""
+    """The checkpoints of one run: when they are due, what they hold, and the one that a resumed run continues from."""
 
     def __init__(self, flags: TrainingArgs) -> None:
         self.flags = flags
@@ -62,7 +62,7 @@ class Checkpoints:
 
     @property
     def resumed(self) -> bool:
-        """Whether the run goes on from a checkpoint."""
+        """Whether the run continues from a checkpoint."""
         return self.flags.resume is not None
 
     def due(self, step: int) -> bool:
@@ -101,29 +101,29 @@ class Checkpoints:
             make_folder(self.folder)
 
     def finish(self) -> None:
-        """The run is complete: remove its checkpoints, but under `--keep-checkpoint` the last one."""
+        """Remove the checkpoints of a complete run, except the last one under `--keep-checkpoint`."""
         if self.folder.is_dir():
             self._remove_others(self.whole[-1:] if self.flags.keep_checkpoint else [])
-            with contextlib.suppress(OSError):  # not empty: it holds what is not ours
+            with contextlib.suppress(OSError):  # not empty: it also holds other files
                 self.folder.rmdir()
 
     def where(self) -> str:
-        """The step and the phase of the latest checkpoint; empty where there is none."""
+        """Return the step and the phase of the latest checkpoint; empty if there is no checkpoint."""
         if not self.whole:
             return ""
         _, phase, step = self.whole[-1].stem.split("-")
         return f"step {step} of {phase}"
 
-    # --- Going on ---
+    # --- Resuming ---
 
     def open_latest(self, folder: Path) -> None:
-        """Find the newest whole checkpoint. Raises `BadInput` where there is none."""
+        """Open the newest whole checkpoint. Raises `BadInput` if there is no such checkpoint."""
         self.folder = folder / "checkpoints"
         paths = sorted(self.folder.glob("*.zip"), reverse=True) if self.folder.is_dir() else []
         paths = [path for path in paths if NAME.fullmatch(path.name)]
         if not paths:
             why = "" if self.on else ": --checkpoint-frequency was 0"
-            if self.flags.schedule_timesteps:  # it is to be trained further
+            if self.flags.schedule_timesteps:  # the user wants to train it further
                 why += "; --keep-checkpoint keeps the last, and --initial-model starts a new run from a model file"
             raise BadInput("--resume", folder, f"holds no checkpoint{why}")
         self.number = int(paths[0].name[:6])
@@ -142,7 +142,7 @@ class Checkpoints:
         raise BadInput("--resume", folder, f"has no whole checkpoint: {'; '.join(refused)}")
 
     def _checked(self, path: Path) -> Archive:
-        """A checkpoint of this run. Raises `ArchiveError`."""
+        """Open a checkpoint. Raises `ArchiveError` unless it is a whole one of this run."""
         saved = Archive(path)
         if saved.tree.get("format") == 1:
             raise ArchiveError(f"was written by version 0.1 (format 1); this version reads format {FORMAT}")
@@ -157,7 +157,7 @@ class Checkpoints:
         return saved
 
     def changes(self, settings: dict[str, object]) -> dict[str, str]:
-        """What differs from the checkpoint, by name: "torch 2.13.0 then, 2.14.1 now". Later checkpoints hold `settings`."""
+        """Return what differs from the checkpoint: "torch 2.13.0 then, 2.14.1 now". Later checkpoints hold `settings`."""
         before, self.settings = self.settings, {name: archive.pack(value, "", {}) for name, value in settings.items()}
         if not self.resumed:
             return {}
@@ -165,9 +165,9 @@ class Checkpoints:
         return {name: f"{name} {before.get(name)} then, {self.settings.get(name)} now" for name in sorted(names)}
 
     def restore(self, state: State) -> float:
-        """Make `state` what was saved, then set the global random states; returns the seconds that the run had taken.
+        """Restore `state` from the checkpoint, then the global random states; returns the seconds that the run had taken.
 
-        Raises `BadInput` where the saved state does not fit: a field is missing, unknown, or of another shape.
+        Raises `BadInput` if the saved state does not fit: a field is missing, unknown, or of another shape.
         """
         saved = self.saved
         if saved is None:
@@ -176,7 +176,7 @@ class Checkpoints:
             saved.fill(state, saved.tree["state"])
         except ArchiveError as error:
             raise BadInput("--resume", self.flags.resume, f"{saved.path.name} {error}") from None
-        set_random_states(saved)  # the games have been played again by now, and may have drawn from them
+        set_random_states(saved)  # only now, since replaying the games may have drawn from them
         saved.close()
         self.saved = None
         self.latest, self.last_step, self.last_time = place(state), state.step, time.monotonic()
@@ -186,23 +186,23 @@ class Checkpoints:
         """Remove older, damaged and half-written checkpoints."""
         for path in self.folder.iterdir():
             if OURS.fullmatch(path.name) and path not in needed:
-                with contextlib.suppress(OSError):  # another time, then
+                with contextlib.suppress(OSError):  # then the next time
                     path.unlink()
 
 
 def place(state: State) -> tuple[str, int]:
-    """The phase and the step that a state has come to; scripts without phases have one, training."""
+    """Return the phase and the step of a state; scripts without phases have a single one, training."""
     return getattr(state, "phase", "training"), state.step
 
 
 def flags_of(flags: object) -> dict[str, object]:
-    """A run's flags as JSON holds them, without those on resuming, and on threads: the settings have their number."""
+    """Return a run's flags as plain JSON, without those on resuming and on threads, whose number is in the settings."""
     kept = {name: value for name, value in vars(flags).items() if name not in ("resume", "resume_anyway", "threads")}
     return archive.pack(kept, "", {})
 
 
 def random_states() -> dict[str, object]:
-    """The global random states of Python, NumPy and torch: our scripts use none, but environments may."""
+    """Return the global random states of Python, NumPy and torch: our scripts do not use them, but environments may."""
     states: dict[str, object] = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}  # noqa: NPY002
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
@@ -212,7 +212,7 @@ def random_states() -> dict[str, object]:
 
 
 def set_random_states(saved: Archive) -> None:
-    """Set the global random states as a checkpoint has them."""
+    """Set the global random states to those in a checkpoint."""
     states = saved.tree["random"]
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -226,7 +226,7 @@ def set_random_states(saved: Archive) -> None:
 
 
 def require_same(changed: Mapping[str, str], anyway: bool, folder: Path) -> None:
-    """Raise `BadInput` where the weights would not be those of the run left alone, unless `--resume-anyway` is given."""
+    """Raise `BadInput` if the weights would not be those of an uninterrupted run, unless `--resume-anyway` is given."""
     for name in {"commit", "hardware"} & changed.keys():
         notice(f"--resume: {changed[name]}: weights may differ from those of an uninterrupted run")
     text = ", ".join(line for name, line in changed.items() if name not in ("commit", "hardware"))

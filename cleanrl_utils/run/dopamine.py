@@ -1,9 +1,9 @@
-"""The replay files of Dopamine (google/dopamine, the agents of the paper and of the DQN Replay Dataset), read.
+"""Read the replay files of Dopamine (google/dopamine, the agents of the paper and of the DQN Replay Dataset).
 
 A folder holds, for a checkpoint N, `add_count_ckpt.N.gz` and `$store$_NAME_ckpt.N.gz` for observation (size, 84, 84) uint8,
-action, reward and terminal (size,): arrays of NumPy under gzip, a ring of one game. Before each game Dopamine stores three
-transitions of zeros, so that a stack never reaches into the game before. Nothing in a file is run: pickled objects are
-refused.
+action, reward and terminal (size,): gzipped NumPy arrays, a ring filled by a single environment. Before each game Dopamine
+stores three transitions of zeros, so that a stack never reaches into the previous game. Nothing in a file is run: pickled
+objects are refused.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ PADDING = 3
 
 
 def checkpoints(folder: Path) -> list[int]:
-    """Numbers of the checkpoints whose replay is in a folder."""
+    """Return the numbers of the checkpoints whose replay is in a folder."""
     found = (ADD_COUNT.fullmatch(path.name) for path in folder.glob("add_count_ckpt.*.gz"))
     return sorted(int(match[1]) for match in found if match)
 
 
 def read(folder: Path, checkpoint: int) -> SavedReplay:
-    """The replay of a checkpoint; frames are read when they are asked for.
+    """Read the replay of a checkpoint; its frames are read only when they are needed.
 
-    Lost in the format: whether a game that ends without a terminal flag was cut, and the first three stacks of a full ring.
-    Raises `ArchiveError`.
+    The format does not tell whether a game that ends without a terminal flag was cut, and a full ring has lost its first
+    three stacks. Raises `ArchiveError`.
     """
     store = {
         name: folder / f"$store$_{name}_ckpt.{checkpoint}.gz" for name in ("observation", "action", "reward", "terminal")
@@ -78,7 +78,7 @@ def read(folder: Path, checkpoint: int) -> SavedReplay:
 
 
 def _since_last(ends: np.ndarray, before: float) -> np.ndarray:
-    """Transitions since the last end, for each one; `before` the first there were so many."""
+    """Count the transitions since the last end, for each one; `before` is the count at the first one."""
     index = np.arange(len(ends))
     last = np.maximum.accumulate(np.where(ends, index, -1))
     last = np.concatenate([[-1], last[:-1]])  # before this one
@@ -86,13 +86,13 @@ def _since_last(ends: np.ndarray, before: float) -> np.ndarray:
 
 
 def _read(path: Path, kinds: tuple[str, ...], shape: tuple[int | None, ...]) -> np.ndarray:
-    """A whole array."""
+    """Read a whole array."""
     pieces = [piece for _, piece in _pieces(path, kinds, shape)]
     return np.concatenate(pieces) if shape else pieces[0][0]
 
 
 def _pieces(path: Path, kinds: tuple[str, ...], shape: tuple[int | None, ...]) -> Iterator[tuple[int, np.ndarray]]:
-    """Position on the first axis and values of each piece of a gzipped array: see `_header`."""
+    """Yield each piece of a gzipped array: its position on the first axis, and its values. See `_header`."""
     with _reading(path) as file:
         (length, *rest), dtype = _header(file, path.name, kinds, shape)
         rows = max(1, PIECE // max(1, dtype.itemsize * math.prod(rest)))
@@ -106,7 +106,7 @@ def _pieces(path: Path, kinds: tuple[str, ...], shape: tuple[int | None, ...]) -
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[gzip.GzipFile]:
-    """A gzipped file. Raises `ArchiveError` where it is not there, or is damaged."""
+    """Open a gzipped file. Raises `ArchiveError` if it is missing or damaged."""
     try:
         with gzip.open(path) as file:
             yield file
@@ -119,9 +119,9 @@ def _reading(path: Path) -> Iterator[gzip.GzipFile]:
 def _header(
     file: gzip.GzipFile, name: str, kinds: tuple[str, ...], shape: tuple[int | None, ...]
 ) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape, (1,) of a number, and type of the array that a file holds.
+    """Return the shape and type of the array in a file; a single number has shape (1,).
 
-    Raises `ArchiveError` unless the type is of one of the `kinds`, and the shape is `shape`, where None is any length.
+    Raises `ArchiveError` unless the type is one of the `kinds` and the shape is `shape`, in which None is any length.
     """
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

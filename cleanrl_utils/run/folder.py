@@ -16,7 +16,7 @@ from cleanrl_utils.run.args import RunArgs
 
 
 def new_folder(args: RunArgs) -> Path:
-    """Make the folder of a run that begins now. Raises `WriteError`."""
+    """Make the folder of a new run. Raises `WriteError`."""
     name, now = f"{file_name(args.env_id)}__{args.exp_name}__{args.seed}__", int(time.time())
     while True:
         folder = Path("runs", f"{name}{now}")
@@ -25,7 +25,7 @@ def new_folder(args: RunArgs) -> Path:
         except FileExistsError as error:
             if not folder.is_dir():
                 raise WriteError(folder, error) from None
-            now += 1  # of a run that started in the same second
+            now += 1  # another run started in the same second
         except OSError as error:
             raise WriteError(folder, error) from None
         else:
@@ -35,7 +35,7 @@ def new_folder(args: RunArgs) -> Path:
 
 @contextlib.contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Remove the folder, which is empty, and that of all runs if it is empty then, where what is inside fails."""
+    """If the block fails, remove the folder, which is empty, and then the folder of all runs if that is empty too."""
     try:
         yield
     except BaseException:
@@ -46,9 +46,9 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
 
 
 def lock(folder: Path, owner: object) -> Callable[[], object]:
-    """Hold the folder for this process while `owner` lives, where the system can; returns what releases it before.
+    """Lock the folder for this process while `owner` lives, if the system can; returns a function that unlocks it earlier.
 
-    Raises `BadInput` if another process has it.
+    Raises `BadInput` if another process holds the lock.
     """
     try:
         import fcntl  # noqa: PLC0415 - not on every system

@@ -1,7 +1,7 @@
-"""The replay buffer of an Atari script in a file of its own, for a student to learn from: `replay.zip` of a run folder.
+"""The replay buffer of an Atari script in a separate file, for a student to learn from: `replay.zip` in a run folder.
 
 The format is that of checkpoints (`archive`): arrays in a zip archive, compressed without loss, and nothing that is run.
-Both frameworks write the same one.
+Both frameworks write the same format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMAT = "replay 1"
 RINGS = ("frames", "actions", "rewards", "terminations", "truncations", "ages")
 """One entry per transition: see `ReplayBuffer` of the scripts."""
 COLUMNS = (*RINGS[1:], "valid")
-"""What is kept of each transition beside its frame."""
+"""What is kept of each transition in addition to its frame."""
 
 
 class Replay(Protocol):
@@ -53,19 +53,19 @@ class SavedReplay:
 
     env_id: str | None  # None: the file does not say
     num_actions: int | None
-    actions: np.ndarray  # (T, N) uint8, as the other arrays
+    actions: np.ndarray  # uint8; this and the other arrays are (T, N)
     rewards: np.ndarray  # float32
     terminations: np.ndarray  # bool
     truncations: np.ndarray  # bool
     ages: np.ndarray  # uint8, frames since the reset, 3 at most
     valid: np.ndarray  # bool, whether a transition starts there
-    pieces: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]  # t * N + n of some transitions, their frames (K, 84, 84)
+    pieces: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]  # t * N + n of K transitions, their frames (K, 84, 84)
 
     def __len__(self) -> int:
         return self.valid.size
 
     def latest(self, count: int) -> SavedReplay:
-        """Only the latest `count` transitions, in whole steps, at least one."""
+        """Return only the latest `count` transitions, in whole steps, at least one step."""
         steps, games = self.valid.shape
         dropped = max(steps - max(count // games, 1), 0)
 
@@ -78,7 +78,7 @@ class SavedReplay:
 
 
 def read(path: Path) -> SavedReplay:
-    """What `write` wrote. Raises `ArchiveError` for a file that is damaged, or is something else."""
+    """Read what `write` wrote. Raises `ArchiveError` for a file that is damaged or is something else."""
     saved = Archive(path)
     tree = saved.tree
     if tree.get("format") != FORMAT:
@@ -106,11 +106,11 @@ def read(path: Path) -> SavedReplay:
 
 
 def load(rb: Replay, saved: SavedReplay) -> None:
-    """Fill an empty buffer with saved transitions, piece by piece; it goes on behind them.
+    """Fill an empty buffer with saved transitions, piece by piece; new transitions are added after them.
 
-    The saved games stand one behind the other in its columns, each column full before the next begins; what does not fill
-    a row is left out. No transition starts where its stack or its n steps would reach over a seam between two games or
-    two columns.
+    The saved games follow one another in the columns of the buffer, and each column is filled before the next one.
+    Transitions that do not fill a whole row are left out. No transition starts where its stack or its n steps would cross
+    a border between two games or two columns.
     """
     steps, games = saved.valid.shape
     rows, surplus = divmod(len(saved), rb.num_envs)
@@ -147,7 +147,7 @@ def _put(rb: Replay, name: str, index: np.ndarray, values: np.ndarray) -> None:
 
 @functools.cache
 def _jax_writer() -> Callable[..., Any]:
-    """A function from ring, indices and values to the ring with the values there, in the memory of the old one."""
+    """Make a function that writes values at indices of a ring and returns the ring, in the memory of the old one."""
     import jax  # noqa: PLC0415 - not in the PyTorch scripts
 
     return jax.jit(lambda ring, index, values: ring.at[index].set(values), donate_argnums=0)

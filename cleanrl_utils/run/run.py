@@ -46,16 +46,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """A signal came during an evaluation, which is left at once."""
+    """A signal arrived during an evaluation, which ends at once."""
 
 
 class Run:
-    """One training run. Without `checkpoints` it keeps nothing, and a signal ends it at once."""
+    """One training run. Without `checkpoints` it saves no state, and a signal ends it at once."""
 
     def __init__(self, args: RunArgs, checkpoints: Checkpoints | None = None) -> None:
         """Under `--resume`, open the run's latest whole checkpoint.
 
-        Raises `BadInput` where there is none, or where the run is still going.
+        Raises `BadInput` if there is no such checkpoint, or if the run is still going.
         """
         self.args, self.checkpoints, self.folder = args, checkpoints, Path()
         self.config: dict[str, object] = {}
@@ -72,23 +72,23 @@ class Run:
 
     @property
     def resumed(self) -> bool:
-        """Whether the run goes on from a checkpoint."""
+        """Whether the run continues from a checkpoint."""
         return self.checkpoints is not None and self.checkpoints.resumed
 
     @property
     def saved_phase(self) -> str | None:
-        """The phase in which a resumed run was stopped; None for a run that begins."""
+        """The phase in which a resumed run was stopped; None for a new run."""
         saved = self.checkpoints and self.checkpoints.saved
         return saved.tree["phase"] if saved else None
 
-    # --- Its beginning and its end ---
+    # --- Beginning and end ---
 
     @contextlib.contextmanager
     def started(self, protocol: Mapping[str, object], state: State | None = None) -> Iterator[None]:
-        """Make the run folder `runs/{env_id}__{exp_name}__{seed}__{time}`, or restore `state` and go on in that of the run.
+        """Make the run folder `runs/{env_id}__{exp_name}__{seed}__{time}`, or restore `state` and continue in the old one.
 
-        To be entered when all input has been accepted. `protocol` says what the run's scores mean: config.json holds it.
-        Raises `WriteError` where there can be no folder, and `BadInput` where the checkpoint does not fit.
+        Enter it once all input has been accepted. `protocol` says what the run's scores mean; config.json holds it.
+        Raises `WriteError` if the folder cannot be made, and `BadInput` if the checkpoint does not fit.
         """
         made_with = {"versions": versions(), "commit": commit(), "hardware": hardware()}
         if self.resumed:
@@ -106,7 +106,7 @@ class Run:
             self.unlock()
 
     def _begin(self, protocol: dict[str, object], made_with: dict[str, object]) -> None:
-        """Make the folder of a run that begins."""
+        """Make the folder of a new run."""
         script = script_path(type(self.args))
         if self.checkpoints is not None:
             self.checkpoints.changes(protocol | flat(made_with))
@@ -120,7 +120,7 @@ class Run:
         self._open(sinks)
 
     def _go_on(self, protocol: dict[str, object], made_with: dict[str, object], state: State) -> None:
-        """Restore the state, then take from the logs what the run logged after its checkpoint: it will be logged again."""
+        """Restore the state, then remove from the logs what came after the checkpoint, since it will be logged again."""
         changed = self.checkpoints.changes(protocol | flat(made_with))
         require_same(changed, self.checkpoints.flags.resume_anyway, self.folder)
         self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ class Run:
         self._open(self._other_sinks())
 
     def _open(self, sinks: list[Sink]) -> None:
-        """Write config.json and the script as it runs, and open the logs."""
+        """Write config.json and a copy of the running script, and open the logs."""
         script = script_path(type(self.args))
         write_json(self.folder / "config.json", self.config)
         with replacing(self.folder / script.name) as file:
@@ -148,7 +148,7 @@ class Run:
         sync_folder(self.folder)
 
     def _other_sinks(self) -> list[Sink]:
-        """The tracker, if asked for."""
+        """Return the sink of the tracker, if `--track` is on."""
         if not self.args.track:
             return []
         sink = TRACKERS[self.args.tracker](self.args, self.folder.name, self.config)
@@ -171,7 +171,7 @@ class Run:
         write_json(self.folder / "config.json", self.config)
 
     def _record_failure(self, error: BaseException) -> None:
-        """Say in config.json how a run ended that did not come to `finish`; raises the error again."""
+        """Say in config.json how a run ended that did not reach `finish`; raises the error again."""
         if self.config.get("status") != "running":
             raise error
         done = max(self.tracker.done, self.checkpoints.last_step if self.checkpoints else 0)
@@ -190,7 +190,7 @@ class Run:
         raise error
 
     def withdraw(self, reason: str) -> None:
-        """Say, here and in config.json, that a resumed run will not end with the weights of the run left alone."""
+        """Say, here and in config.json, that a resumed run will not end with the weights of an uninterrupted run."""
         notice(f"--resume: {reason}; the weights will not be those of an uninterrupted run")
         self.config["resumed"][-1]["changed"].append(reason)
         write_json(self.folder / "config.json", self.config)
@@ -198,7 +198,7 @@ class Run:
     # --- What a loop calls ---
 
     def begin(self, name: str, total: int, state: State | None = None, unit: str = "steps") -> None:
-        """Begin a loop: a progress bar, the clock of `rate`, and a checkpoint of `state`, at whose step it begins."""
+        """Begin a loop at the step of `state`: start a progress bar and the clock of `rate`, and write a checkpoint."""
         self.tracker.begin(name, total, unit, state.step if state else 0)
         self.estimate_due = unit == "updates"
         if state is not None:
@@ -212,7 +212,7 @@ class Run:
             notice(estimate(seconds_left(self.args, step, self.rate(), self.tracker.rates.get("teacher's data"))))
 
     def rate(self) -> float:
-        """Steps per second of this loop, without evaluations and checkpoints."""
+        """Return the steps per second of this loop, not counting the time of evaluations and checkpoints."""
         return self.tracker.rate()
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
@@ -224,13 +224,13 @@ class Run:
         self.tracker.episodes(finished, step)
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is due at the end of `step`: its period is over, or a signal has come."""
+        """Whether a checkpoint is due at the end of `step`: its period is over, or a signal has arrived."""
         self.settled = False
         period_is_over = self.checkpoints is not None and self.checkpoints.due(step)
         return period_is_over or self.signal is not None
 
     def save(self, state: State) -> None:
-        """Write a checkpoint, unless they are off or this one is written. After a signal, end the process with 128 + it."""
+        """Write a checkpoint, unless they are off or it exists. After a signal, end the process with status 128 + signal."""
         if self.checkpoints is not None and self.checkpoints.on and self.checkpoints.latest != place(state):
             with self.tracker.paused():
                 self.checkpoints.save(state, time.time() - self.began, self.tracker.flush())
@@ -239,16 +239,16 @@ class Run:
             raise SystemExit(128 + self.signal)
 
     def save_replay(self, rb: Replay, num_actions: int) -> None:
-        """Write a replay buffer as it stands to replay.zip in the run folder."""
+        """Write a replay buffer, as it is now, to replay.zip in the run folder."""
         with self.tracker.paused("saving the replay"), replacing(self.folder / replay.FILE) as file:
             replay.write(file, rb, self.args.env_id, num_actions)
 
     @contextlib.contextmanager
     def evaluating(self, state: State | None = None) -> Iterator[None]:
-        """Stop the clock of `rate` meanwhile. After a signal, save `state` and end the process at once.
+        """Stop the clock of `rate` inside the block. After a signal, save `state` and end the process at once.
 
-        What is inside must not change `state`: a run that is resumed from there evaluates again. A run without checkpoints
-        has none.
+        The block must not change `state`: a run that is resumed from there evaluates again. A run without checkpoints has
+        no `state`.
         """
         if self.signal is not None:
             self.save(state)
@@ -266,7 +266,7 @@ class Run:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT meanwhile."""
+        """Handle SIGTERM and SIGINT inside the block."""
         with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
             self.previous_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
@@ -279,7 +279,7 @@ class Run:
         self.signal = number
         if self.settled or self.checkpoints is None or not self.checkpoints.on:
             raise SystemExit(128 + number)
-        os.write(2, STOPPING)  # `print` may not be entered twice
+        os.write(2, STOPPING)  # `print` must not be entered twice
         if self.in_evaluation:
             raise Interrupted(128 + number)
 
@@ -290,5 +290,5 @@ class Run:
 
 
 def flat(made_with: dict[str, object]) -> dict[str, object]:
-    """Versions, hardware and commit on one level."""
+    """Return versions, hardware and commit as one flat dictionary."""
     return {**made_with["versions"], "hardware": made_with["hardware"], "commit": made_with["commit"]}

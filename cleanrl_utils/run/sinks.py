@@ -31,14 +31,14 @@ class Sink(Protocol):
         """Log all metrics at `step`."""
 
     def flush(self) -> None:
-        """Have what was logged on the disk."""
+        """Flush what was logged to disk."""
 
     def close(self, results: Mapping[str, object]) -> None:
-        """End the log with the run's results; they are empty where it did not come to its end."""
+        """End the log with the run's results, which are empty if it did not finish."""
 
 
 class TensorBoard:
-    """Scalars in an event file, written without torch or tensorflow, and without the host's name in its name."""
+    """Writes scalars to an event file, without torch or tensorflow, and without the host's name in the file name."""
 
     def __init__(self, folder: Path) -> None:
         files = event_files(folder)
@@ -49,7 +49,7 @@ class TensorBoard:
             self._write(Event(wall_time=time.time(), summary=layout()))
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Write all metrics at `step`, to be seen at once. Raises `WriteError`."""
+        """Write all metrics at `step`, visible at once. Raises `WriteError`."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
@@ -61,12 +61,12 @@ class TensorBoard:
             raise WriteError(self.path, error) from None
 
     def flush(self) -> None:
-        """Have what was written on the disk, for good."""
+        """Flush what was written to disk."""
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
 
     def close(self, results: Mapping[str, object]) -> None:
-        """Nothing is open, and the results are in config.json."""
+        """Do nothing: no file is open, and the results are in config.json."""
 
 
 LAYOUT = {
@@ -85,11 +85,11 @@ LAYOUT = {
     },
     "Speed": {"steps per second": ["charts/SPS"]},
 }  # fmt: skip
-"""TensorBoard's page Custom Scalars, by category and chart: phases that have metrics of their own, side by side."""
+"""TensorBoard's page Custom Scalars, by category and chart: metrics of different phases share a chart."""
 
 
 def layout() -> Summary:
-    """The layout of TensorBoard's page Custom Scalars, as an event file holds it."""
+    """Return the layout of TensorBoard's page Custom Scalars, as an event file holds it."""
     categories = [
         layout_pb2.Category(
             title=category,
@@ -106,7 +106,7 @@ def layout() -> Summary:
 
 
 class WeightsAndBiases:
-    """Scalars to Weights & Biases; `WANDB_MODE=offline` needs no account. Nothing that fails there stops a run."""
+    """Logs scalars to Weights & Biases; `WANDB_MODE=offline` needs no account. A failure there never stops a run."""
 
     def __init__(self, args: RunArgs, run_name: str, config: Mapping[str, object]) -> None:
         import wandb  # noqa: PLC0415 - slow to import, and needed under --track only
@@ -122,13 +122,13 @@ class WeightsAndBiases:
                 job_type=os.environ.get("WANDB_JOB_TYPE") or config.get("script"),
                 tags=tags(config),
                 save_code=True,
-                id=config.get("wandb_run"),  # of a run that is resumed
+                id=config.get("wandb_run"),  # set if the run is resumed
                 resume="allow",
                 settings={"finish_timeout_raises": True},
             )
         except wandb.errors.Error as error:
             raise BadInput("--track", "on", f"{first_line(error)}; `wandb login`, or WANDB_MODE=offline") from None
-        except ValueError as error:  # pydantic's too: a WANDB_MODE that there is not, a tag that is too long
+        except ValueError as error:  # also from pydantic: an unknown WANDB_MODE, a tag that is too long
             raise BadInput("--track", "on", f"Weights & Biases refuses: {str(error).split('[type=')[0]}") from None
         self.folder, self.teardown, self.video = Path(self.run.dir).parent, wandb.teardown, wandb.Video
         self.films, self.sent = Path("videos") / run_name, set()
@@ -137,24 +137,24 @@ class WeightsAndBiases:
         self.run.define_metric("charts/offline/*", step_metric="offline_step")
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log all metrics at `step` of their own clock."""
+        """Log all metrics at `step` of their clock, which counts offline updates or online steps."""
         clock = "offline_step" if next(iter(metrics)).startswith("charts/offline/") else "global_step"
         self._try(lambda: self.run.log({**metrics, clock: step}))
         self._send_films()
 
     def _send_films(self) -> None:
-        """Send the films that `--capture-video` has made since the last time, by the names of their files."""
+        """Send the films that `--capture-video` has made since the last call, under the names of their files."""
         for path in new_films(self.films, self.sent):
             self._try(lambda path=path: self.run.log({f"videos/{path.stem}": self.video(str(path), format="mp4")}))
 
     def flush(self) -> None:
-        """W&B keeps what it has not sent yet in files of its own."""
+        """Do nothing: W&B stores what it has not sent yet in its own files."""
 
     def close(self, results: Mapping[str, object]) -> None:
         """Store the results in the run's summary and finish."""
         self._send_films()
         self._try(lambda: self.run.summary.update(results))
-        self._try(lambda: self.run.finish(exit_code=0 if results else 1))  # 1: it has not come to its end
+        self._try(lambda: self.run.finish(exit_code=0 if results else 1))  # 1: the run did not finish
 
     def _try(self, report: Callable[[], object]) -> None:
         """Report, unless W&B has failed before: training goes on without it."""
@@ -168,15 +168,15 @@ class WeightsAndBiases:
                 f"--track: Weights & Biases has failed ({first_line(error)}); the run goes on without it, and "
                 f"`wandb sync --include-online {self.folder}` sends what it has stored"
             )
-            with contextlib.suppress(Exception, SystemExit):  # else its exit hook tells of it again
+            with contextlib.suppress(Exception, SystemExit):  # else its exit hook reports it again
                 self.teardown()
             logging.getLogger("wandb").setLevel(logging.CRITICAL + 1)  # else debug.log grows with each line shown
 
 
 class Trackio:
-    """Scalars to Trackio's database in the folder TRACKIO_DIR of this machine.
+    """Logs scalars to Trackio's database, in the folder TRACKIO_DIR on this machine.
 
-    `trackio show` shows them. What fails there is a warning of Trackio's, and the run goes on.
+    `trackio show` shows them. If something fails there, Trackio prints a warning, and the run goes on.
     """
 
     def __init__(self, args: RunArgs, run_name: str, config: Mapping[str, object]) -> None:
@@ -189,9 +189,9 @@ class Trackio:
         # Without these it also logs the machine's load, which is not the run's, and opens a page in notebooks.
         about |= {"auto_log_cpu": False, "auto_log_gpu": False, "embed": False}
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result
+            with contextlib.redirect_stdout(sys.stderr):  # what it prints is not a result
                 self.run = trackio.init(**about)
-        except (ValueError, OSError) as error:  # of a project's name, or of what TRACKIO_SPACE_ID or _SERVER_URL names
+        except (ValueError, OSError) as error:  # about the project's name, or what TRACKIO_SPACE_ID or _SERVER_URL names
             raise BadInput("--tracker", "trackio", f"refuses: {first_line(error)}") from None
         self.finish, self.video = trackio.finish, trackio.Video
         self.films, self.sent = Path("videos") / run_name, set()
@@ -201,14 +201,14 @@ class Trackio:
         self._log(metrics, step)
 
     def _log(self, metrics: Mapping[str, object], step: int | None) -> None:
-        """Log metrics, and the films that are new; without a step they come after all others."""
+        """Log metrics and new films; without a step they come after all others."""
         if metrics:
             self.run.log({**metrics}, step=step)
         for path in new_films(self.films, self.sent):
             self.run.log({f"videos/{path.stem}": self.video(path)}, step=step)
 
     def flush(self) -> None:
-        """A thread of Trackio's writes twice a second what was logged."""
+        """Do nothing: a thread of Trackio writes what was logged, twice a second."""
 
     def close(self, results: Mapping[str, object]) -> None:
         """Log the results and finish."""
@@ -222,14 +222,14 @@ TRACKERS = {"wandb": WeightsAndBiases, "trackio": Trackio}
 
 
 def new_films(folder: Path, sent: set[Path]) -> list[Path]:
-    """The films that `--capture-video` has made since the last call, which are added to `sent`."""
+    """Return the films that `--capture-video` has made since the last call, and add them to `sent`."""
     new = sorted({*folder.glob("*.mp4")} - sent)
     sent.update(new)
     return new
 
 
 def tags(config: Mapping[str, object]) -> list[str]:
-    """Tags of a run on Weights & Biases: those of WANDB_TAGS, its script, and its commit (`+`: with changes of its own)."""
+    """Return a run's tags for Weights & Biases: those in WANDB_TAGS, its script, its commit (`+`: with local changes)."""
     named = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
     commit = config.get("commit")
     return [*named, *filter(None, [config.get("script"), commit and f"commit-{short(commit)}"])]

@@ -1,4 +1,4 @@
-"""Where a student's first data comes from: games that its teacher plays anew, or what it stored when it was trained."""
+"""Where a student's first data comes from: new games of its teacher, or the replay saved when the teacher was trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cleanrl_utils.run.replay import SavedReplay
 
 FLAG = "--teacher-replay"
 TEACHER_STEPS = 500_000
-"""Environment steps that a teacher plays, where no flag says where the data comes from."""
+"""Environment steps that a teacher plays if no flag says where the data comes from."""
 
 
 class DataFlags(GameFlags, Protocol):
@@ -42,12 +42,12 @@ def check_data(args: DataFlags) -> None:
 
 
 def first_phase(args: DataFlags) -> str:
-    """The phase that a run begins with: collection, offline or online."""
+    """Return the phase that a run begins with: collection, offline or online."""
     return "collection" if args.teacher_steps else "offline" if args.offline_steps else "online"
 
 
 def open_replay(args: DataFlags) -> tuple[SavedReplay | None, int]:
-    """The saved replay that the flags name, if they name one, without its frames; and how many transitions it has.
+    """Open the saved replay that the flags name, if any, without reading frames; returns it and its number of transitions.
 
     Raises `BadInput`.
     """
@@ -72,7 +72,7 @@ def open_replay(args: DataFlags) -> tuple[SavedReplay | None, int]:
 
 
 def _open(source: Path) -> SavedReplay:
-    """The replay in a file or folder. Raises `ArchiveError`, `BadInput`."""
+    """Open the replay in a file or folder. Raises `ArchiveError`, `BadInput`."""
     if source.name == replay.FILE or (source / replay.FILE).exists():
         return replay.read(source if source.name == replay.FILE else source / replay.FILE)
     chosen = re.search(r"_ckpt\.(\d+)\.gz$", source.name)  # a file of a checkpoint stands for all of it
@@ -88,7 +88,7 @@ def _open(source: Path) -> SavedReplay:
 
 
 def load(rb: replay.Replay, saved: SavedReplay, args: DataFlags) -> None:
-    """Fill an empty buffer with a saved replay. Raises `BadInput` for one that is damaged."""
+    """Fill an empty buffer with a saved replay. Raises `BadInput` if the replay is damaged."""
     try:
         replay.load(rb, saved)
     except ArchiveError as error:

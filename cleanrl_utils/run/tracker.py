@@ -51,7 +51,7 @@ class Tracker:
         self.say()
 
     def advance(self, done: int) -> None:
-        """Say how many steps of the loop are done."""
+        """Show how many steps of the loop are done."""
         self.done = done
         if self.task is not None:
             rate = self.rates[self.name] = self.rate()
@@ -59,7 +59,7 @@ class Tracker:
             self.bar.update(self.task, completed=done, rate=text, latest=self.latest)
 
     def say(self) -> None:
-        """Where there is no terminal, print a line: how far the loop is, how fast, and what it is doing."""
+        """Without a terminal, print a line: how far the loop is, how fast, and what it is doing."""
         if not self.bar.disable or self.task is None:
             return
         task, rate = self.bar.tasks[self.task], self.rate()
@@ -71,7 +71,7 @@ class Tracker:
 
     @contextlib.contextmanager
     def paused(self, doing: str = "") -> Iterator[None]:
-        """Stop the clock of `rate` meanwhile, and say what is done, if that is given."""
+        """Stop the clock of `rate` inside the block, and show what it is `doing`, if that is given."""
         self.stopped_at, self.doing = time.perf_counter(), doing
         if doing and self.task is not None:
             self.bar.update(self.task, latest=doing)
@@ -85,7 +85,7 @@ class Tracker:
                 self.bar.update(self.task, latest=self.latest)
 
     def rate(self) -> float:
-        """Steps per second of this loop so far, without the time in which the clock was stopped."""
+        """Return the steps per second of this loop so far, not counting the time in which the clock was stopped."""
         now = self.stopped_at or time.perf_counter()
         return (self.done - self.first) / max(now - self.clock, 1e-9)
 
@@ -102,7 +102,7 @@ class Tracker:
             self.latest = f"last return {episodic_return:g}"
 
     def flush(self) -> dict[str, int]:
-        """Have all that was logged on the disk; returns the length of each event file."""
+        """Flush everything that was logged to disk; returns the length of each event file."""
         for sink in self.sinks:
             sink.flush()
         return {path.name: path.stat().st_size for path in event_files(self.folder)}
@@ -115,7 +115,7 @@ class Tracker:
         self.bar.console.print(table, f"run folder: {self.folder}", sep="\n", soft_wrap=True)
 
     def close(self, results: Mapping[str, object]) -> None:
-        """Close the sinks with the run's results, empty where it did not come to its end; safe to call twice."""
+        """Close the sinks with the run's results, which are empty if it did not finish; safe to call twice."""
         self.closed.set()
         self.bar.stop()
         while self.sinks:

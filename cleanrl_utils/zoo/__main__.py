@@ -21,7 +21,7 @@ class Args:
 
 
 def models() -> list[dict[str, Any]]:
-    """What is known of each model: folder, environment, script, evaluation over raw rewards, size in bytes."""
+    """Return what is known of each model: folder, environment, script, evaluation over raw rewards, size in bytes."""
     found = []
     for path in sorted(Path(__file__).parent.glob("*/config.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
