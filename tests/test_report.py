@@ -364,6 +364,7 @@ def trained_by_sb3(tmp_path_factory) -> tuple[Path, list[Any]]:
     """logs/dqn/CartPole-v1_1 and _2 as Stable-Baselines3 fills them; the callback and the environment of each."""
     sb3 = pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.callbacks import EvalCallback
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.monitor import Monitor
 
     logs, made = tmp_path_factory.mktemp("logs") / "dqn", []
@@ -373,7 +374,9 @@ def trained_by_sb3(tmp_path_factory) -> tuple[Path, list[Any]]:
         watch = EvalCallback(
             Monitor(gym.make("CartPole-v1")), log_path=str(folder), eval_freq=50, n_eval_episodes=2, verbose=0
         )
-        sb3.DQN("MlpPolicy", env, seed=seed, device="cpu", learning_starts=50, buffer_size=200).learn(200, callback=watch)
+        agent = sb3.DQN("MlpPolicy", env, seed=seed, device="cpu", learning_starts=50, buffer_size=200)
+        agent.set_logger(Logger(None, []))  # its own makes a folder in /tmp
+        agent.learn(200, callback=watch)
         write_zoo(folder, "CartPole-v1", 10 + seed, 200.0, learning_rate=1e-4)
         made.append((watch, env))
     return logs, made
