@@ -199,8 +199,8 @@ def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarra
             table = aggregate_table(by_name)
             parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
     if pairs := improvement_table(groups):
-        note = "p is of a permutation test; a verdict needs the interval on one side of 1/2, and p below 0.05. Three runs "
-        note += "beside three of one environment come to 0.1 at best. Differences of means have their 95% interval. "
+        note = "p comes from a permutation test. A verdict needs the interval on one side of 1/2, and p below 0.05. With three "
+        note += "runs against three on one environment, p cannot be below 0.1. Differences of means have their 95% interval. "
         note += "Nothing is corrected for the number of pairs."
         parts.append(("Comparisons", [*pairs, "", note]))
     parts.append(("Runs", runs_table(groups)))
