@@ -21,7 +21,7 @@ CONFIG ?= benchmark/configs/quickstart$(if $(FAST),,_small).yaml
 
 quickstart: .venv/run
 	@echo 'Evaluation, teacher games, offline and online training, with $(CONFIG):'
-	@echo '8 to 14 minutes on 2 modern cores. After its first updates it says how long it takes here. A smaller student is faster:'
+	@echo '8 to 14 minutes on 2 modern cores. After its first updates it says how long it takes here. The fastest student is that of'
 	@echo 'make quickstart CONFIG=benchmark/configs/quickstart_small.yaml'
 	.venv/bin/python cleanrl/qdagger_dqn_atari_impalacnn.py --config $(CONFIG) $(FLAGS)
 	.venv/bin/python -m cleanrl_utils.curves

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Is a student ahead of DQN from scratch at every step count? Pong, at the scale of 2 CPU cores: the same network (Nature
-# CNN), replay, optimiser and updates per step for both; 50,000 steps each; the student's include 20,000 played by its
-# teacher.
+# CNN), replay, optimiser and updates per step for both; 50,000 steps each. The student's include 20,000 that its teacher plays.
 # Run from the repository's root; flags go to the sweep, FLAGS to every run:
 #   bash benchmark/qdagger_vs_dqn.sh --workers 2
 set -euo pipefail
