@@ -3,7 +3,7 @@
     python benchmark/busy.py                                        # QDagger's IMPALA student
     python benchmark/busy.py --script dqn_atari --no-bf16
 
-Neighbours are processes that never pause. In rounds, every way to use threads has its turn beside each set of them; a turn
+Neighbours are processes that never pause. Beside each set of them, the ways to use threads take turns, in rounds; a turn
 is a separate process that runs updates for some seconds. Prints a table of milliseconds per update: the mean and the worst.
 """
 
@@ -87,7 +87,7 @@ def update_times(args: Args) -> list[float]:
 
 @contextlib.contextmanager
 def neighbours(niceness: list[int]) -> Iterator[None]:
-    """Processes that never rest, meanwhile."""
+    """Run processes that never pause while the block runs."""
     started = [subprocess.Popen(["nice", "-n", str(nice), sys.executable, "-c", "while True: pass"]) for nice in niceness]
     try:
         yield

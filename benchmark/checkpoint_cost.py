@@ -1,4 +1,4 @@
-r"""Measure what a checkpoint costs: a full replay buffer in seconds, memory and bytes on disk, running games in seconds.
+r"""Measure what a checkpoint costs: a full replay buffer (seconds, memory, bytes on disk) and running games (seconds).
 
     python benchmark/checkpoint_cost.py --env-id BreakoutNoFrameskip-v4 --transitions 1000000 [--framework jax]
     python benchmark/checkpoint_cost.py --transitions 0 --num-envs 8 --game-steps 26000

@@ -189,7 +189,7 @@ class Games:
         return actions
 
     def recv(self) -> Step:
-        """Wait for the step that was sent and return its result; `obs` is then the observations after it."""
+        """Wait for the step that was sent and return its result; `obs` then holds the observations after it."""
         lives = self.envs.lives
         step = Step(*self.envs.recv())
         # A reset presses FIRE too, but only for one raw frame, which a sticky action may replace.
@@ -379,7 +379,7 @@ def one_cycle(peak: float, duration: float, step: int) -> float:
 
 
 def learning_rate_at(args: Args, step: int) -> float:
-    """Return the learning rate that the flags set for a step: constant, linear decay, or one cycle."""
+    """Return the learning rate that the flags set for a step: constant, linear, or one cycle."""
     if args.one_cycle:
         return one_cycle(args.learning_rate, args.schedule_length, step)
     end = args.learning_rate if args.learning_rate_end is None else args.learning_rate_end

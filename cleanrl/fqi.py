@@ -188,7 +188,7 @@ def load_dataset(path: Path, args: Args) -> Dataset:
 
 
 def features(obs: np.ndarray, actions: np.ndarray, num_actions: int) -> np.ndarray:
-    """Return the regressor's input, (n, D + 1) or (n, D + A): observation and action, one-hot if there are more than two."""
+    """Return the regressor's input, (n, D + 1) or (n, D + A): observation and action, one-hot for three actions or more."""
     shown = actions[:, None] if num_actions <= 2 else np.eye(num_actions)[actions]
     return np.concatenate([obs, shown], 1)
 

@@ -226,7 +226,7 @@ class Games:
         return actions
 
     def recv(self) -> Step:
-        """Wait for the step that was sent and return its result; `obs` is then the observations after it."""
+        """Wait for the step that was sent and return its result; `obs` then holds the observations after it."""
         lives = self.envs.lives
         step = Step(*self.envs.recv())
         # A reset presses FIRE too, but only for one raw frame, which a sticky action may replace.
@@ -631,7 +631,7 @@ class State:
 
 
 def enter(state: State, phase: str, args: Args, buffer_device: torch.device, num_saved: int = 0) -> None:
-    """Begin a phase with new games, new random states and, online, an empty buffer; weights and Adam's moments stay."""
+    """Begin a phase: new random states, new games (none offline) and, online, an empty buffer; weights and moments stay."""
     online = phase == "online"
     state.phase, state.step, state.metrics = phase, 0, None
     if state.games is not None:

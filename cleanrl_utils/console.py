@@ -66,18 +66,23 @@ def put_null_device(descriptor: int) -> None:
     os.close(null)
 
 
-def warn_in_one_line() -> None:
+@contextlib.contextmanager
+def one_line_warnings() -> Iterator[None]:
     """Show each warning of a library once, in one line, without colours: in a file they would be noise."""
-    shown = set()
+    shown, usual = set(), warnings.formatwarning
 
     def line(message: Warning | str, _category: type[Warning], filename: str, lineno: int, *_: Any) -> str:
-        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(message)).split()).removeprefix("WARN: ")  # of gymnasium
-        text = f"warning: {text} ({Path(filename).name}:{lineno})\n"
+        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(message)).split())
+        text = re.sub("^(WARN|ERROR): ", "", text)  # of gymnasium
         again = text in shown
         shown.add(text)
-        return "" if again else text
+        return "" if again else f"warning: {text} ({Path(filename).name}:{lineno})\n"
 
     warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def error_console() -> Console:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from annotated_types import Predicate
 
-from cleanrl_utils.console import guard_error_stream, notice, put_null_device, warn_in_one_line
+from cleanrl_utils.console import guard_error_stream, notice, one_line_warnings, put_null_device
 from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
 from cleanrl_utils.flag_files import checked, load_yaml
 from cleanrl_utils.flag_help import grouped, in_one_line
@@ -81,12 +81,12 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     cannot go on.
     """
     guard_error_stream()
-    warn_in_one_line()
     try:
         if not script_path(args_class).is_file():
             how = "save it as a file; in a notebook: from cleanrl import dqn; dqn.main(dqn.Args(total_timesteps=50_000))"
             raise BadInput("this script", "(piped or pasted)", f"a run keeps a copy of its script, so {how}")
-        main(parse(args_class, sys.argv[1:] if argv is None else argv))
+        with one_line_warnings():
+            main(parse(args_class, sys.argv[1:] if argv is None else argv))
     except BadInput as error:
         notice(f"error: {error}")
         sys.exit(2)
@@ -144,7 +144,7 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
     program = f"python -m {module.name.removesuffix('.__main__')}" if module else f"python {sys.argv[0]}"
     try:
         with contextlib.redirect_stderr(message), WHOLE_NUMBERS:
-            if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # of a script: in groups
+            if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # a script's help has groups
                 about, flat = sys.modules[args_class.__module__].__doc__, (tyro.conf.OmitArgPrefixes,)
                 tyro.cli(grouped(args_class, default), prog=program, description=about, args=argv, config=flat)
             return tyro.cli(args_class, prog=program, default=default, args=argv)

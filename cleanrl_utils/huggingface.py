@@ -81,7 +81,7 @@ def repository_name(entity: str, flags: dict[str, Any]) -> str:
 
 
 def require_entity(entity: str) -> None:
-    """Raise `BadInput` unless the Hub knows the token, it may write, and the entity is the user or their organization."""
+    """Raise `BadInput` unless the Hub knows the token, the token may write, and the entity is the user or one of theirs."""
     from huggingface_hub import HfApi  # noqa: PLC0415
 
     try:
@@ -108,7 +108,7 @@ def push(folder: Path, entity: str) -> str | None:
 def upload(folder: Path, entity: str, video: str | None = None, private: bool = False, with_replay: bool = False) -> str:
     """Upload a complete run in one commit; returns the repository's id. A second upload replaces the first one's files.
 
-    Everything is checked before a repository is made. Raises `BadInput`, or the errors of the Hub's client.
+    Everything but the card's metadata is checked before a repository is made. Raises `BadInput`, or the client's errors.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi  # noqa: PLC0415
 

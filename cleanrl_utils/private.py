@@ -44,7 +44,7 @@ def _is_path(name: str, value: str | None) -> bool:
 
 
 def require_nothing_private(files: dict[str, bytes]) -> None:
-    """Raise `BadInput` for a file that holds the token, the name of this machine or the path of a user's folder."""
+    """Raise `BadInput` for a file that holds the token, the name of this machine or the path of a folder on it."""
     from huggingface_hub import get_token  # noqa: PLC0415
 
     folders = {"your home folder's path": str(Path.home()), "a local path": str(Path.cwd())}

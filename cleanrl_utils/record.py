@@ -58,7 +58,7 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def read_series(folder: Path) -> dict[str, Series]:
-    """Read all metrics of a run folder. A damaged event file is named and skipped; one cut short is read up to there."""
+    """Read all metrics of a run folder. A damaged event file is named and skipped; one cut short is read up to the cut."""
     points: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     clock = 0.0
     for path in event_files(folder):

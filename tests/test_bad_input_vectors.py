@@ -161,6 +161,7 @@ def test_toy_sizes_run_and_the_buffer_is_raised_with_one_line(train, vector_dqn,
 def test_a_librarys_warning_before_an_error_is_one_plain_line():
     words = "--env-id CartPole-v0 --initial-model no_such_file --threads 1".split()
     done = subprocess.run([sys.executable, dqn.__file__, *words], capture_output=True, text=True)
+    assert done.returncode == 2
     warning, error = done.stderr.splitlines()  # given once, though the environment is made more than once
     assert warning.startswith("warning: The environment CartPole-v0 is out of date.")
     assert error.startswith("error: --initial-model no_such_file")

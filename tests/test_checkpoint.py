@@ -95,7 +95,9 @@ def left_alone(tmp_path_factory):
 def draws(name: str, rng: np.random.Generator) -> list[tuple[str, int, signal.Signals]]:
     """Where, at which time of being there, and by what a run is interrupted: once in each phase, and twice elsewhere."""
     phases = RUNS[name][1]
-    others = [("writing", (1, 40)), ("logging", (1, 4)), ("flushing", (1, 7)), ("evaluation", (1, 20)), ("between", (1, 2))]
+    others = [("writing", (1, 40)), ("logging", (1, 4)), ("flushing", (1, 7))]
+    evaluations, loops = (350, 4) if "offline" in phases else (20, 2)
+    others += [("evaluation", (1, evaluations)), ("between", (1, loops))]
     places = [*phases.items(), *(others[i] for i in rng.choice(len(others), 2, replace=False))]
     sent = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], len(places))
     numbers = [int(rng.integers(*steps)) for _, steps in places]
@@ -231,6 +233,16 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on():
     assert status == 128 + signal.SIGTERM, errors
     assert f"step 34 of collection: --resume {the_run()}" in errors
     assert json.loads((the_run() / "config.json").read_text())["status"] == "stopped"
+
+
+def test_a_run_killed_while_its_offline_student_is_evaluated_goes_on_from_there(left_alone):
+    name = "qdagger_dqn_atari_impalacnn"
+    status, errors = children.run(getattr(children, name), *BOTH, before=children.die, args=("evaluation", 200))
+    assert status == -signal.SIGKILL, errors
+    assert sorted((the_run() / "checkpoints").iterdir())[-1].name.endswith("-offline-90.zip")
+    status, errors = children.run(getattr(children, name), *resume(name))
+    assert status == 0, errors
+    assert differing(outcome(the_run()), left_alone(name)) == []
 
 
 @pytest.mark.slow

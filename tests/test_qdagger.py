@@ -298,8 +298,9 @@ def test_the_time_left_is_that_of_all_updates_and_of_the_online_steps():
     # 800 updates offline and 75 online at 10 per second, 400 steps at 200 per second.
     assert seconds_left(args, 200, 10.0, 200.0) == pytest.approx(87.5 + 2)
     assert seconds_left(args, 200, 10.0, None) == pytest.approx(87.5)
-    assert "about 10 min more" in estimate(600)
-    assert "about 2.5 h more" in estimate(9000)
+    assert "about 10 min more, without evaluations;" in estimate(600, with_games=True)
+    assert "about 2.5 h more, without evaluations and games;" in estimate(9000, with_games=False)
+    assert "about 1 min more" in estimate(3, with_games=True)
 
 
 def test_the_first_offline_updates_tell_how_long_the_run_takes(train, qdagger, capsys, monkeypatch):
@@ -307,7 +308,7 @@ def test_the_first_offline_updates_tell_how_long_the_run_takes(train, qdagger, c
     asked = []
     monkeypatch.setattr(run_module, "seconds_left", lambda *about: asked.append(about) or 120.0)
     train(qdagger, *TINY, "--offline-steps", "20")
-    assert capsys.readouterr().err.count("at this speed the run takes about 2 min more") == 1
+    assert capsys.readouterr().err.count("at this speed the run takes about 2 min more, without evaluations;") == 1
     ((args, done, updates, steps),) = asked
     assert (args.offline_steps, done) == (20, 5)
     assert min(updates, steps) > 0

@@ -611,25 +611,27 @@ CLEANRL_BAD = {
 @pytest.mark.parametrize("name", [*SB3_BAD, *CLEANRL_BAD])
 def test_bad_files_of_others_are_named_in_one_line(name, refused: Callable[..., str], capsys):
     write_into, reason = (SB3_BAD | CLEANRL_BAD)[name]
-    make([1.0], seed=1)
     folder = Path("theirs/CartPole-v1_1")
     folder.mkdir(parents=True)
     if name == "args":
         npz()(folder)
     path = write_into(folder)
-    line = refused(report, "--runs", "runs", str(folder))
+    line = refused(report, "--runs", str(folder))
     assert f"error: --runs {path}: " in line
     assert reason in line
-    assert len(runs.from_folders(["runs", "theirs"], "--runs")) == 1  # below a folder it is skipped
-    assert line.replace("error: ", "skipped: ").strip() in capsys.readouterr().err
+    with pytest.raises(BadInput, match="--runs theirs: holds no run that can be read"):
+        runs.from_folders(["theirs"], "--runs")
+    assert capsys.readouterr().err.splitlines() == [line.replace("error: ", "skipped: ")], "below a folder it is skipped"
     assert not Path("hacked").exists()
 
 
 def test_runs_two_levels_below_a_folder_are_found():
     for algo, seed in (("dqn", 1), ("qrdqn", 2)):
         write_monitor(Path(f"logs/{algo}/CartPole-v1_{seed}/monitor.csv"), [100])
+    write_monitor(Path("logs/CartPole-v1_3/monitor.csv"), [100])
+    put("monitor.csv", "no header")(Path("logs/CartPole-v1_4"))
     found = [(run.get("exp_name"), run.get("seed")) for run in runs.from_folders(["logs"], "--runs")]
-    assert found == [("sb3-dqn", 1), ("sb3-qrdqn", 2)]
+    assert found == [("sb3-logs", 3), ("sb3-dqn", 1), ("sb3-qrdqn", 2)], "without the one that cannot be read"
 
 
 def test_a_run_of_stable_baselines3_that_tells_no_seed_is_refused(refused):

@@ -96,7 +96,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 class Job(Checkpointable):
-    """What a worker or a cluster's node does with a `Work`; repeated after a preemption, it continues from there.
+    """What a worker or a cluster's node does with a `Work`; repeated after a preemption, it continues the same training.
 
     SIGTERM is passed on, so that the training writes its checkpoint. So is the signal that Slurm sends before a time limit
     or a preemption (`--signal`); then the job is queued again.
@@ -153,7 +153,7 @@ class Job(Checkpointable):
 
 
 def locked(file: BinaryIO) -> bool:
-    """Lock a file for this process until it is closed; False if another has locked it, True if there are no locks here."""
+    """Lock a file for this process until it is closed; returns False only if another process has it locked."""
     try:
         import fcntl  # noqa: PLC0415 - not on every system
 

@@ -70,7 +70,7 @@ def _numbers(path: str) -> dict[str, int]:
 
 
 def require_memory(flag: str, transitions: int, filled: int, free: int | None, each: int = TRANSITION_BYTES) -> None:
-    """Raise `BadInput` if `filled` transitions of a ring take more than the `free` bytes of memory.
+    """Raise `BadInput` if the transitions that a run fills, at most `filled`, take more than the `free` bytes of memory.
 
     Also if the whole ring takes more than the machine has: memory that is never filled is not taken, but no system
     promises that much. `each`: bytes of a transition.

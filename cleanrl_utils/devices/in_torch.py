@@ -22,7 +22,7 @@ from cleanrl_utils.devices.cores import ThreadFlags, given_threads, num_cores
 from cleanrl_utils.errors import first_line
 
 TURNS, TURN, MARGIN = 4, 0.3, 0.05
-"""How threads are timed: turns of each number, seconds of a turn, share of time that more than one thread must save."""
+"""How threads are timed: turns per number of threads, seconds per turn, share of time that more than one must save."""
 
 
 def choose_devices(args: common.DeviceFlags) -> tuple[torch.device, torch.device]:
@@ -160,7 +160,7 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 def cuda_graph(
     update: Callable[[Tensor], Tensor], batch_size: int, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Callable[[Tensor], Tensor]:
-    """Capture `update` of `network` by `optimizer` in a CUDA graph; call it with indices (batch_size,) on the device.
+    """Capture `update`, which trains `network` by `optimizer`, in a CUDA graph; returns a function of indices (batch_size,).
 
     The warm-up that a capture needs changes weights and Adam's moments, so they are restored in place; moments that the
     warm-up created are set to zero.

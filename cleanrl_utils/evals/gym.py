@@ -127,7 +127,7 @@ def _require_contract(env: gym.Env, env_id: str) -> None:
 
 
 def _picture(space: gym.Space) -> Box | None:
-    """Return the first picture space in a space: two axes or more, at least a thumbnail, up to 255 or 1 or unbounded.
+    """Return the first space of images in a space, else None: two long axes or more, bytes or up to 1, 255 or infinity.
 
     A game board, which is small or has few values, does not count.
     """
@@ -195,7 +195,7 @@ class Episodes:
         return actions
 
     def recv(self) -> Step:
-        """Do the step and return its result; `obs` is then the observations after it."""
+        """Do the step and return its result; `obs` then holds the observations after it."""
         resets = self.ended
         self.history.add(self.actions)
         rewards, terminations, truncations = self._step(self.actions)

@@ -11,13 +11,13 @@ from rich.progress import Progress
 from cleanrl_utils.console import SHOW_AFTER, error_console
 
 LIMIT = 1_000_000
-"""Maximum number of actions that are kept since an environment was seeded."""
+"""Maximum number of actions of an environment, since it was seeded, that are kept."""
 
 
 class History:
     """How often each of N environments was seeded before, and all actions sent to it since it was last seeded.
 
-    `limit`: maximum number of actions that are kept of an environment; with more, its games cannot be replayed.
+    `limit`: maximum number of actions that are kept of an environment; once it has had more, its games cannot be replayed.
     """
 
     def __init__(self, num_envs: int, limit: int = LIMIT) -> None:

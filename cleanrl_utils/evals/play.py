@@ -60,7 +60,7 @@ class Games(Protocol):
         """Send actions (E,); returns the actions that are really played."""
 
     def recv(self) -> Step:
-        """Return the result of the step; `obs` is then the observations after it."""
+        """Return the result of the step; `obs` then holds the observations after it."""
 
     def close(self) -> None:
         """End the games."""

@@ -50,7 +50,7 @@ class Player:
         return dataclasses.replace(self.args, eval_episodes=episodes, eval_epsilon=epsilon, seed=seed)
 
     def require_picture(self, flag: str) -> None:
-        """Raise `BadInput` for a flag that shows the game, unless the installed packages can draw it."""
+        """Raise `BadInput` for a flag that shows the game, unless it can be drawn, with the packages installed here."""
         require_video(self.is_atari, flag)
         if not self.is_atari:
             from cleanrl_utils.evals import gym  # noqa: PLC0415 - needs another extra than Atari

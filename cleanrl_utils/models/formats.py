@@ -42,7 +42,7 @@ SB3_NATURE |= {"q_net.features_extractor.linear.0": "network.7", "q_net.q_net.0"
 SB3_ACTIVATIONS = {"ReLU": "relu", "Tanh": "tanh", "ELU": "elu", "LeakyReLU": "leaky_relu"}
 """Activation functions by their names in an archive of Stable-Baselines3: the value of `--activation`."""
 LAST_CONV_BIASES = ("network.4.bias", "Conv_2/bias", "network.2.conv.bias", "ConvSequence_2/Conv_0/bias")
-"""Names of the last convolution's bias, in either format; it has one number per channel."""
+"""Names, in either format, of a bias with one number per channel of the features that the linear layers take."""
 
 
 class FormatError(Exception):

@@ -43,7 +43,7 @@ NEW = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "NONE": lam
 NEW |= {"NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"}
 CODE = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
-"""Instructions of a pickle: those in NEW make empty data, those in VALUES hold a value, those in CODE run code."""
+"""Instructions of a pickle: those in NEW make empty containers or constants, in VALUES hold a value, in CODE run code."""
 NOT_PLAIN = "is not a state_dict of plain tensors"
 HOLDS_CODE = "is not a plain state_dict: it holds code, which is refused"
 _MARK = object()

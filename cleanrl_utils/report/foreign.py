@@ -16,7 +16,7 @@ from cleanrl_utils.record import DataLossError, Series, event_files, read_series
 
 TRAINING, EVALUATION = "charts/episodic_return", "eval/episodic_return"
 COMPLETE = 0.9
-"""Share of its steps that a complete run has at least logged: the last episode or evaluation may end before the run."""
+"""Least share of its steps that a complete run has logged: the last episode or evaluation may end before the run."""
 ZOO_FOLDER = re.compile(r"(.+)_(\d+)(_[0-9a-f-]{36})?")  # {env}_{n}, with a UUID if its user asked for one
 ZOO_FLAG = re.compile(r"^(?:- |  )- - (\w+)\n    - (.*(?:\n {6}.*)*)$", re.MULTILINE)  # of an OrderedDict in YAML
 Found = tuple[dict[str, Any], dict[str, Series]]  # flags; what was logged, by metric

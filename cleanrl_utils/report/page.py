@@ -200,8 +200,8 @@ def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarra
             parts.append((f"Over all environments, {kind}-normalised", [*table, "", picture]))
     if pairs := improvement_table(groups):
         note = "p comes from a permutation test. The verdicts better and worse need the interval on one side of 1/2, and p "
-        note += "below 0.05. With three runs against three on one environment, p cannot be below 0.1. Differences of means have "
-        note += "their 95% interval. Nothing is corrected for the number of pairs."
+        note += "below 0.05. With three runs against three on one environment, p cannot be below 0.1. Differences of means "
+        note += "have their 95% interval. Nothing is corrected for the number of pairs."
         parts.append(("Comparisons", [*pairs, "", note]))
     parts.append(("Runs", runs_table(groups)))
     return text + "".join(f"\n## {title}\n\n{chr(10).join(lines)}\n" for title, lines in parts)

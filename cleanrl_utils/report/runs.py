@@ -57,17 +57,19 @@ def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
     """
     runs = []
     for path in map(Path, paths):
-        levels = ([path], path.glob("*"), path.glob("*/*"))
-        found = next(filter(None, (sorted(filter(is_run, level)) for level in levels)), None)
-        if not found:
-            raise BadInput(flag, path, "is no run folder, and holds none")
+        if is_run(path):
+            runs.append(from_folder(path, flag))
+            continue
+        found = sorted(filter(is_run, [*path.glob("*"), *path.glob("*/*")]))
+        read = []
         for folder in found:
             try:
-                runs.append(from_folder(folder, flag))
+                read.append(from_folder(folder, flag))
             except BadInput as error:
-                if folder == path:
-                    raise
                 notice(f"skipped: {error}")
+        if not read:
+            raise BadInput(flag, path, "holds no run that can be read" if found else "is no run folder, and holds none")
+        runs += read
     return runs
 
 

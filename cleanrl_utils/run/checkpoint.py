@@ -157,7 +157,7 @@ class Checkpoints:
         return saved
 
     def changes(self, settings: dict[str, object]) -> dict[str, str]:
-        """Return what differs from the checkpoint: "torch 2.13.0 then, 2.14.1 now". Later checkpoints hold `settings`."""
+        """Return what differs from the checkpoint, by name ("torch 2.13.0 then, 2.14.1 now"); new ones hold `settings`."""
         before, self.settings = self.settings, {name: archive.pack(value, "", {}) for name, value in settings.items()}
         if not self.resumed:
             return {}

@@ -60,6 +60,7 @@ class Run:
         self.args, self.checkpoints, self.folder = args, checkpoints, Path()
         self.config: dict[str, object] = {}
         self.began = time.time()
+        self.estimate_due = False  # how long the run takes: told once, in an offline phase
         self.signal: int | None = None
         self.settled = True  # nothing has been done since the last checkpoint
         self.in_evaluation = False
@@ -198,7 +199,7 @@ class Run:
     # --- What a loop calls ---
 
     def begin(self, name: str, total: int, state: State | None = None, unit: str = "steps") -> None:
-        """Begin a loop at the step of `state`: start a progress bar and the clock of `rate`, and write a checkpoint."""
+        """Begin a loop: a progress bar, the clock of `rate` and, if `state` is given, its step and a checkpoint of it."""
         self.tracker.begin(name, total, unit, state.step if state else 0)
         self.estimate_due = unit == "updates"
         if state is not None:
@@ -207,9 +208,10 @@ class Run:
     def advance(self, step: int) -> None:
         """Move the progress bar; after the first offline updates, tell how long the run will take."""
         self.tracker.advance(step)
-        if self.estimate_due:
+        if self.estimate_due and self.rate() > 0:
             self.estimate_due = False
-            notice(estimate(seconds_left(self.args, step, self.rate(), self.tracker.rates.get("teacher's data"))))
+            playing = self.tracker.rates.get("teacher's data")
+            notice(estimate(seconds_left(self.args, step, self.rate(), playing), bool(playing)))
 
     def rate(self) -> float:
         """Return the steps per second of this loop, not counting the time of evaluations and checkpoints."""
@@ -230,7 +232,7 @@ class Run:
         return period_is_over or self.signal is not None
 
     def save(self, state: State) -> None:
-        """Write a checkpoint, unless they are off or it exists. After a signal, end the process with status 128 + signal."""
+        """Write a checkpoint, unless they are off or this step has one. After a signal, exit with status 128 + signal."""
         if self.checkpoints is not None and self.checkpoints.on and self.checkpoints.latest != place(state):
             with self.tracker.paused():
                 self.checkpoints.save(state, time.time() - self.began, self.tracker.flush())

@@ -31,7 +31,7 @@ class Sink(Protocol):
         """Log all metrics at `step`."""
 
     def flush(self) -> None:
-        """Flush what was logged to disk."""
+        """Flush to disk what was logged."""
 
     def close(self, results: Mapping[str, object]) -> None:
         """End the log with the run's results, which are empty if it did not finish."""
@@ -61,7 +61,7 @@ class TensorBoard:
             raise WriteError(self.path, error) from None
 
     def flush(self) -> None:
-        """Flush what was written to disk."""
+        """Force what was written onto the disk."""
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
 

@@ -71,7 +71,7 @@ class Tracker:
 
     @contextlib.contextmanager
     def paused(self, doing: str = "") -> Iterator[None]:
-        """Stop the clock of `rate` inside the block, and show what it is `doing`, if that is given."""
+        """Stop the clock of `rate` inside the block, and show `doing`, what the block does, if it is given."""
         self.stopped_at, self.doing = time.perf_counter(), doing
         if doing and self.task is not None:
             self.bar.update(self.task, latest=doing)
@@ -102,7 +102,7 @@ class Tracker:
             self.latest = f"last return {episodic_return:g}"
 
     def flush(self) -> dict[str, int]:
-        """Flush everything that was logged to disk; returns the length of each event file."""
+        """Flush to disk everything that was logged; returns the length of each event file."""
         for sink in self.sinks:
             sink.flush()
         return {path.name: path.stat().st_size for path in event_files(self.folder)}
