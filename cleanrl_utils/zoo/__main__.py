@@ -43,7 +43,7 @@ def main(_: Args) -> None:
         table.add_row(
             model["env_id"], model["script"], f"{mean:.2f} +- {sd:.2f}", scores["games"], f"{model['size'] / 1e6:.1f}", card
         )
-    console = Console(width=160, soft_wrap=True)
+    console = Console(width=200, soft_wrap=True)
     console.print(table)
     console.print("to watch one: python -m cleanrl_utils.enjoy --exp-name SCRIPT --env-id ENVIRONMENT --video game.mp4")
 
