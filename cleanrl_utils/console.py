@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 SHOW_AFTER = 2.0
 """Seconds after which work that has no progress bar is shown."""
@@ -72,7 +73,7 @@ def one_line_warnings() -> Iterator[None]:
     shown, usual = set(), warnings.formatwarning
 
     def line(message: Warning | str, _category: type[Warning], filename: str, lineno: int, *_: Any) -> str:
-        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(message)).split())
+        text = " ".join(Text.from_ansi(str(message)).plain.split())
         text = re.sub("^(WARN|ERROR): ", "", text)  # of gymnasium
         again = text in shown
         shown.add(text)

@@ -95,7 +95,7 @@ def require_vector_env(args: EnvFlags) -> None:
         raise BadInput("--env-id", args.env_id, f"shows images {picture.shape}; for Atari there is dqn_atari.py")
     try:
         flattens = observations.is_np_flattenable and gym.spaces.flatten_space(observations) is not None
-    except NotImplementedError:  # a custom space of the environment
+    except NotImplementedError:  # Gymnasium's, for a custom space that does not say whether it flattens
         flattens = False
     if not flattens:
         raise BadInput("--env-id", args.env_id, f"must have observations that flatten to a vector, not {observations}")
