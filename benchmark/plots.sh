@@ -32,7 +32,7 @@ weights, as [vectors](../vectors.md) does." \
 first 20,000; then come 8,000 offline updates, and then the student plays 30,000 steps. Network (Nature CNN), replay, optimiser, learning rate
 and updates per step are the same. Evaluations of 5 games." \
                     --metric eval/episodic_return \
-                    --select train_frequency=8 env_id=PongNoFrameskip-v4 --thresholds '{"PongNoFrameskip-v4": 0}' ;;
+                    --select train_frequency=8 buffer_size=50000 env_id=PongNoFrameskip-v4 --thresholds '{"PongNoFrameskip-v4": 0}' ;;
             reincarnation) # reincarnation.sh; its runs are in the repository
                 report $one --title "Ways to use a teacher, measured" --runs docs/benchmark/reincarnation/data \
                     --note "Four ways to begin with the Pong teacher in the box, and DQN from scratch. Network (Nature CNN), optimiser, learning rate and

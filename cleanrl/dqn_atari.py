@@ -133,8 +133,9 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range."""
+    """Raise `BadInput` for a flag out of range, and enlarge a buffer that these settings could not draw from."""
     flags.check_ranges(args)
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     if args.one_cycle and args.learning_rate_end is not None:
         raise BadInput("--one-cycle", "on", "sets the final learning rate itself: leave out --learning-rate-end")
     game_settings(args.env_id)
@@ -566,7 +567,6 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = in_torch.choose_devices(args)
-    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     in_torch.require_memory("--buffer-size", args.buffer_size, args.total_timesteps, buffer_device)
     run = Run(args, Checkpoints(args))
 

@@ -133,8 +133,9 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range."""
+    """Raise `BadInput` for a flag out of range, and enlarge a buffer that these settings could not draw from."""
     flags.check_ranges(args)
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     if args.one_cycle and args.learning_rate_end is not None:
         raise BadInput("--one-cycle", "on", "sets the final learning rate itself: leave out --learning-rate-end")
     game_settings(args.env_id)
@@ -618,7 +619,6 @@ def main(args: Args) -> Path:
     keep_freed_memory()
     threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
-    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     in_jax.require_memory("--buffer-size", args.buffer_size, args.total_timesteps, buffer_device)
     run = Run(args, Checkpoints(args))
 

@@ -111,8 +111,9 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range."""
+    """Raise `BadInput` for a flag out of range, and enlarge a buffer that these settings could not draw from."""
     flags.check_ranges(args)
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     require_vector_env(args)
     if args.capture_video:
         require_video(atari=False)
@@ -456,7 +457,6 @@ def main(args: Args) -> Path:
     check(args)
     threads = choose_threads(args)
     device, _ = choose_devices(args)
-    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     obs_size, _ = sizes(args)
     each = ReplayBuffer.transition_bytes(obs_size)
     require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free_memory(), each)

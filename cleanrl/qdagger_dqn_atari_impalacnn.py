@@ -171,10 +171,13 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range."""
+    """Raise `BadInput` for a flag out of range, and enlarge buffers that these settings could not draw from."""
     flags.check_ranges(args)
     game_settings(args.env_id)
     check_data(args)
+    least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
+    args.teacher_steps = flags.at_least(args, "teacher_steps", least if args.teacher_steps else 0)
+    args.buffer_size = flags.at_least(args, "buffer_size", least)
     if args.capture_video:
         require_video()
     check_upload(args)
@@ -795,7 +798,7 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = in_torch.choose_devices(args)
-    replay, num_saved = open_replay(args)
+    replay, num_saved = open_replay(args, ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     data = num_saved + args.teacher_steps
     for flag, size, filled in (("--teacher-steps", data, data), ("--buffer-size", args.buffer_size, args.total_timesteps)):
         in_torch.require_memory(flag, size, filled, buffer_device)
@@ -810,9 +813,6 @@ def main(args: Args) -> Path:
     threads = in_torch.choose_threads(args, learner.q_network, (4, 84, 84), learner.bf16)
     teacher = player(teacher_network, device)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
-    least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
-    args.teacher_steps = flags.at_least(args, "teacher_steps", least - num_saved if args.offline_steps else 0)
-    args.buffer_size = flags.at_least(args, "buffer_size", least)
 
     state = State(learner, scores)
     enter(state, run.saved_phase or first_phase(args), args, buffer_device, num_saved)

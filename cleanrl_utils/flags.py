@@ -254,6 +254,11 @@ def command_line(args: Any) -> list[str]:
     return words
 
 
+def recorded(args: Any) -> dict[str, Any]:
+    """Return what config.json says of a run's flags: all of them, and the command that repeats the run."""
+    return {"flags": dataclasses.asdict(args), "command": [script_path(type(args)).name, *command_line(args)]}
+
+
 def at_least(args: Any, field: str, minimum: int) -> int:
     """Return the field's value, or `minimum` if that is larger, with a line that says so: toy sizes should run."""
     value = getattr(args, field)

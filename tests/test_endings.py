@@ -19,6 +19,8 @@ import torch
 from cleanrl import dqn as dqn_vector
 from cleanrl import dqn_atari, dqn_atari_jax, dqn_jax, fqi
 from cleanrl_utils import console
+from cleanrl_utils import flags as flags_module
+from cleanrl_utils.benchmark.plan import as_json
 from cleanrl_utils.devices import common, in_torch
 from cleanrl_utils.devices.common import require_memory
 from cleanrl_utils.errors import BadInput
@@ -292,7 +294,10 @@ def test_a_complete_run_that_is_trained_further_is_the_longer_run_with_the_sched
     before = weights(script, folder)
     assert train(script, "--resume", str(folder), "--total-timesteps", more) == folder
     assert config(folder)["steps"] == int(more)
-    assert config(folder)["flags"]["schedule_timesteps"] == int(first)
+    recorded = config(folder)
+    assert recorded["flags"]["schedule_timesteps"] == int(first)
+    assert recorded["flags"]["resume"] is None
+    assert as_json(flags_module.parse(script.Args, recorded["command"][1:])) == recorded["flags"], "of the longer run"
     found = weights(script, folder)
     assert all(torch.equal(found[key], longer[key]) for key in longer)
     assert not all(torch.equal(found[key], before[key]) for key in longer)

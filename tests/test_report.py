@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -100,6 +101,37 @@ def test_scores_are_normalised_by_teacher_and_random_player():
     assert cells(page, "PongNoFrameskip-v4 | dqn")[-1] == "60.0%", "by the teacher of the other runs of this game"
     assert "teacher-normalised" in page
     assert cells(page.split("teacher-normalised\n")[1], "dqn | 2")[2:4] == ["0.600", "0.600 to 0.600"]
+
+
+def test_a_game_whose_teacher_is_no_better_than_a_random_player_has_no_normalised_score(capsys):
+    for seed in (1, 2):
+        make([-1.0], env_id="PongNoFrameskip-v4", teacher=(-21.0, 19.0), seed=seed)
+        make([0.0], env_id="MontezumaRevengeNoFrameskip-v4", teacher=(0.0, 0.0), seed=seed)
+    page = write()
+    assert cells(page, "MontezumaRevengeNoFrameskip-v4 | toy")[-1] == ""
+    assert cells(page.split("teacher-normalised\n")[1], "toy | 2")[2] == "0.500", "Pong alone"
+    said = capsys.readouterr().err
+    without = "without MontezumaRevengeNoFrameskip-v4, where the teacher is no better than a random player"
+    assert said.count(f"teacher-normalised: {without}") == 1
+
+
+def test_steps_of_offline_metrics_are_called_updates():
+    metric = "charts/offline/avg_episodic_return"
+    run = Run(toy_training.Args())
+    with run.started({"threads": 1}):
+        run.scalars({metric: 1.0}, 1000)
+        run.scalars({metric: 2.0}, 2000)
+        run.finish({}, {})
+    path = run.folder / "config.json"
+    config = json.loads(path.read_text())
+    config["flags"]["teacher_steps"] = 500
+    path.write_text(json.dumps(config))
+    page = write("--metric", metric, "--thresholds", '{"CartPole-v1": 2}')
+    assert "| score | updates | minutes |" in page
+    assert "| runs that reached it | updates | minutes |" in page
+    picture = Path("report/curves.svg").read_text()
+    assert ">updates</text>" in picture
+    assert "environment steps" not in picture
 
 
 def test_steps_and_time_to_a_return_are_of_those_that_reached_it():
@@ -215,6 +247,38 @@ def test_settings_mixed_in_one_group_are_told(capsys):
     assert "several settings" not in capsys.readouterr().err
 
 
+def test_what_is_kept_of_a_run_and_what_computes_it_are_no_settings(capsys):
+    resumed = {"threads": 1, "device": "cpu", "checkpoint_frequency": 500, "keep_checkpoint": True}
+    for seed, more in ((1, {}), (2, resumed)):
+        path = make([1.0], seed=seed) / "config.json"
+        config = json.loads(path.read_text())
+        config["flags"] |= more
+        path.write_text(json.dumps(config))
+    write()
+    assert "several settings" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("level", "told"), [(0.0, False), (2.0, True)])
+def test_a_run_from_before_a_flag_was_added_did_what_its_default_does(capsys, level, told):
+    path = make([1.0], seed=1) / "config.json"
+    config = json.loads(path.read_text())
+    del config["flags"]["level"]
+    path.write_text(json.dumps(config))
+    make([1.0], seed=2, level=level)
+    write()
+    assert ("several settings in one group (level)" in capsys.readouterr().err) == told
+
+
+def test_a_run_found_several_times_is_read_once():
+    folder = make([1.0])
+    make([2.0], seed=2)
+    shutil.copytree(folder, Path("copies", folder.name))
+    Path("links").symlink_to("runs")
+    found = runs.from_folders(["runs", ".", str(folder), "copies", "links"], "--runs")
+    assert sorted(run.get("seed") for run in found) == [1, 2]
+    assert found[0].name == str(folder), "under the first of its paths"
+
+
 def test_runs_that_are_not_complete_are_left_out_unless_asked_for(capsys):
     make([1.0], seed=1)
     folder = make([3.0], seed=2, status="stopped")
@@ -299,13 +363,23 @@ def test_folders_of_runs_and_commits_can_be_compared(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: commit=aaa is better than commit=bbb"
 
 
+def test_a_game_with_one_seed_does_not_keep_the_others_from_being_compared():
+    for name in ("old", "new"):
+        make([1.0], exp_name=name, env_id="Acrobot-v1")
+        for seed in (1, 2):
+            make([1.0], exp_name=name, seed=seed)
+    table = write().split("## Comparisons")[1]
+    assert cells(table, "new | old")[2] == "1"
+    assert "Environments where A or B has only one run are left out." in table
+
+
 def test_comparisons_that_cannot_be_made_are_refused():
     make([1.0], exp_name="a", env_id="CartPole-v1")
     make([1.0], exp_name="b", env_id="Acrobot-v1")
     make([1.0], exp_name="c", env_id="Acrobot-v1")
     for pair, reason in {
         ("exp_name=a", "exp_name=b"): "have no environment in common",
-        ("exp_name=b", "exp_name=c"): "one seed only",
+        ("exp_name=b", "exp_name=c"): "Acrobot-v1 has one seed only: no interval, no verdict; --env-ids",
         ("exp_name=b", "exp_name=b"): "share 1 runs",
         ("env_id=Acrobot-v1", "exp_name=a"): "has several settings of Acrobot-v1 .exp_name.; --select tells them apart",
         ("exp_name=a", "elsewhere"): "elsewhere: must be key=value, or a folder of runs",
@@ -456,11 +530,16 @@ def test_episodes_of_several_environments_are_in_the_order_of_their_ends():
     assert seconds.tolist() == [1, 1.5, 2, 2.5]
 
 
-def test_frames_that_monitor_counts_below_the_wrapper_of_atari_are_not_steps(capsys):
-    write_monitor(Path("PongNoFrameskip-v4_2/0.monitor.csv"), [3056, 4000], "PongNoFrameskip-v4")
-    steps, _, _ = read_one("PongNoFrameskip-v4_2").series["charts/episodic_return"]
-    assert steps.tolist() == [764, 1764]
-    assert "PongNoFrameskip-v4_2: its monitor.csv counts frames, so steps are a quarter of that" in capsys.readouterr().err
+ATARI_IDS = {"PongNoFrameskip-v4": 4, "ALE/Pong-v5": 4, "PongDeterministic-v4": 4, "ALE/Pong-ram-v5": 1, "CartPole-v1": 1}
+
+
+@pytest.mark.parametrize("env_id", ATARI_IDS)
+def test_frames_that_monitor_counts_below_the_wrapper_of_atari_are_not_steps(env_id, capsys):
+    write_monitor(Path("game_2/0.monitor.csv"), [3056, 4000], env_id)
+    steps, _, _ = read_one("game_2").series["charts/episodic_return"]
+    assert (steps * ATARI_IDS[env_id]).tolist() == [3056, 7056]
+    said = "game_2: its monitor.csv counts frames, so steps are a quarter of that" in capsys.readouterr().err
+    assert said == (ATARI_IDS[env_id] == 4)
 
 
 def test_evaluations_without_a_monitor_have_steps_but_no_time():

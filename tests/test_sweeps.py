@@ -67,6 +67,14 @@ def test_every_environment_and_seed_is_run_once_and_what_is_complete_is_left_alo
     assert len(folders()) == 6, "another flag is another run"
 
 
+def test_a_run_whose_buffer_was_enlarged_is_found_again():
+    command = f"python {ROOT / 'cleanrl/dqn.py'} --total-timesteps 20 --num-envs 4 --buffer-size 10"
+    status, said = sweep("--num-seeds 1", "CartPole-v1", command=command)
+    assert status == 0, said
+    assert "complete before" in sweep("--num-seeds 1", "CartPole-v1", command=command)[1]
+    assert len(folders()) == 1
+
+
 def test_a_failed_run_is_told_with_the_end_of_its_log_and_the_others_go_on():
     status, said = sweep("--num-seeds 3", "CartPole-v1", command=f"python {TOY} --fail-seed 2")
     assert status == 1

@@ -337,6 +337,10 @@ def pickled() -> bytes:
         ("--teacher-replay actions", "has an action 5, where --env-id BreakoutNoFrameskip-v4 has 4"),
         ("--teacher-replay REPLAY", "is of PongNoFrameskip-v4, not of --env-id BreakoutNoFrameskip-v4"),
         ("--teacher-replay REPLAY --env-id PongNoFrameskip-v4 --full-action-space", "has 6 actions, where"),
+        (
+            "--teacher-replay REPLAY --env-id PongNoFrameskip-v4 --n-step 60 --teacher-steps 0",
+            "holds 60 transitions; --n-step",
+        ),
         ("--teacher-replay-size 5", "limits --teacher-replay, which is not given"),
         ("--teacher-steps 0", "leaves the offline phase without data"),
         ("--offline-steps 0 --teacher-steps 5", "is data for the offline phase"),
@@ -371,10 +375,10 @@ def test_of_several_checkpoints_the_last_is_read_unless_a_file_names_another(tmp
     for number, seed in ((3, 1), (12, 2)):
         write_dopamine(tmp_path, Games(1, seed, 0.1, 0, 0), 30, 60, number)
     args = in_torch.Args(env_id="PongNoFrameskip-v4", teacher_replay=str(tmp_path), teacher_steps=0)
-    last, _ = in_torch.open_replay(args)
+    last, _ = in_torch.open_replay(args, least=1)
     assert "checkpoint 12 of 2" in capsys.readouterr().err
     args = in_torch.Args(env_id="PongNoFrameskip-v4", teacher_replay=str(tmp_path / "add_count_ckpt.3.gz"))
-    first, number = in_torch.open_replay(args)
+    first, number = in_torch.open_replay(args, least=1)
     assert number == len(first)
     np.testing.assert_array_equal(first.actions, dopamine.read(tmp_path, 3).actions)
     np.testing.assert_array_equal(last.actions, dopamine.read(tmp_path, 12).actions)

@@ -16,7 +16,7 @@ from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.files import make_folder, replacing
 from cleanrl_utils.flags import run
 from cleanrl_utils.report.compare import CompareArgs, compare
-from cleanrl_utils.report.groups import grouped, load, normalised, width
+from cleanrl_utils.report.groups import grouped, load, normalised, references, width
 from cleanrl_utils.report.page import Args, check_thresholds, page, table_of_scores
 
 
@@ -32,11 +32,12 @@ def main(args: Args) -> Path:
     folder = Path(args.out)
     make_folder(folder)
     pictures = {"curves": plots.curves(groups, folder / "curves", args.metric, width(args))}
-    by_kind = {kind: normalised(groups, kind) for kind in ("human", "teacher")}
+    known = {kind: references(groups, kind) for kind in ("human", "teacher")}
+    by_kind = {kind: normalised(groups, known[kind], kind) for kind in known}
     for kind, by_name in by_kind.items():
         if by_name:
             pictures[kind] = plots.profiles(by_name, folder / f"profiles-{kind}", kind)
-    for name, text in (("index.md", page(args, groups, by_kind, pictures)), ("scores.csv", table_of_scores(groups))):
+    for name, text in (("index.md", page(args, groups, known, by_kind, pictures)), ("scores.csv", table_of_scores(groups))):
         with replacing(folder / name) as file:
             file.write(text.encode())
     notice(f"report: {folder / 'index.md'}")

@@ -55,11 +55,12 @@ def compare(args: CompareArgs) -> None:
     if both := names[0] & names[1]:
         raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, such as {min(both).name}")
     a, b = ({env: np.array([one.final for one in curves]) for env, curves in by_env.items()} for by_env in sides)
-    common, result = compared(a, b)
-    if not common:
+    if not (shared := a.keys() & b.keys()):
         raise BadInput("compare", f"{args.a} {args.b}", "have no environment in common")
-    if result is None:
-        raise BadInput("compare", f"{args.a} {args.b}", "an environment has one seed only: no interval, no verdict")
+    if lone := sorted(env for env in shared if min(len(a[env]), len(b[env])) == 1):
+        why = "has one seed only: no interval, no verdict; --env-ids names those to compare on"
+        raise BadInput("compare", f"{args.a} {args.b}", f"{lone[0]} {why}")
+    common, result = compared(a, b)
     output(f"| environment | {args.a} | {args.b} | difference of means | 95% interval |\n|---|---|---|---|---|")
     for env in common:
         sizes = f"{plus_minus(a[env])} ({len(a[env])} runs) | {plus_minus(b[env])} ({len(b[env])} runs)"

@@ -19,6 +19,7 @@ COMPLETE = 0.9
 """Least share of its steps that a complete run has logged: the last episode or evaluation may end before the run."""
 ZOO_FOLDER = re.compile(r"(.+)_(\d+)(_[0-9a-f-]{36})?")  # {env}_{n}, with a UUID if its user asked for one
 ZOO_FLAG = re.compile(r"^(?:- |  )- - (\w+)\n    - (.*(?:\n {6}.*)*)$", re.MULTILINE)  # of an OrderedDict in YAML
+ATARI = re.compile(r"(?!.*-ram)(ALE/|.*(NoFrameskip|Deterministic)-v\d)")  # ids of games that show their screen
 Found = tuple[dict[str, Any], dict[str, Series]]  # flags; what was logged, by metric
 
 
@@ -92,7 +93,7 @@ def read_sb3(folder: Path, flag: str) -> Found:
     rows = np.concatenate([np.empty((0, 3)), *(rows + [0, 0, start] for rows, start, _ in monitors)])
     returns, lengths, seconds = rows[np.argsort(rows[:, 2], kind="stable")].T
     steps, seconds = np.cumsum(lengths).astype(int), seconds - min((start for _, start, _ in monitors), default=0)
-    if "NoFrameskip" in env_id and len(steps):  # Monitor is below AtariWrapper, which repeats an action four times
+    if ATARI.match(env_id) and len(steps):  # Monitor is below AtariWrapper, which repeats an action four times
         notice(f"{folder}: its monitor.csv counts frames, so steps are a quarter of that")
         steps //= 4
     series = {TRAINING: (steps, seconds, returns)} if len(steps) else {}

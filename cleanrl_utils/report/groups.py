@@ -13,13 +13,20 @@ import numpy as np
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.evals import human
-from cleanrl_utils.flags import check_ranges
+from cleanrl_utils.flags import check_ranges, flag
 from cleanrl_utils.ranges import Positive
 from cleanrl_utils.report import runs
 from cleanrl_utils.report.runs import Run
 
 EPISODES = 100
 """Number of training episodes whose mean is a score, as in CleanRL's documentation."""
+
+
+NOTHING_LEARNED = {"seed", "config", "resume", "resume_anyway", "threads", "checkpoint_frequency", "keep_checkpoint"}
+NOTHING_LEARNED |= {"save_model", "save_replay", "capture_video", "upload_model", "hf_entity"}
+NOTHING_LEARNED |= {"track", "tracker", "wandb_project_name", "wandb_entity"}
+NOTHING_LEARNED |= {"cuda", "device", "buffer_device", "compile", "cuda_graph", "torch_deterministic", "xla_deterministic"}
+"""Flags that say what is kept of a run and what computes it. They do not make another setting of it."""
 
 
 @dataclass
@@ -100,6 +107,11 @@ def width(source: Source) -> int:
     return source.window or (EPISODES if source.metric == "charts/episodic_return" else 1)
 
 
+def unit(metric: str) -> str:
+    """Return what the steps of a metric count."""
+    return "updates" if metric.startswith("charts/offline/") else "steps"
+
+
 def curve(run: Run, source: Source) -> Curve:
     """Return a run's curve of the metric."""
     window = width(source)
@@ -146,11 +158,20 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
 
 def differing(curves: list[Curve]) -> list[str]:
     """Return the names of flags that affect what is learned and differ between runs; also `script` if that differs."""
-    ignored = {"seed", "config", "resume", "resume_anyway", "track", "save_model", "capture_video", "upload_model"}
-    ignored |= {"tracker", "wandb_project_name", "wandb_entity", "hf_entity"}
-    settings = [one.run.config["flags"] | {"script": one.run.config.get("script")} for one in curves]
-    names = set().union(*settings) - ignored
-    return sorted(name for name in names if len({json.dumps(of.get(name)) for of in settings}) > 1)
+    configs = [one.run.config for one in curves]
+    names = set().union(*(config["flags"] for config in configs)) - NOTHING_LEARNED
+    scripts = ["script"] if len({config.get("script") for config in configs}) > 1 else []
+    return sorted([*scripts, *(name for name in names if differs(name, configs))])
+
+
+def differs(name: str, configs: list[dict[str, Any]]) -> bool:
+    """Whether a flag differs between runs. A run from before the flag was added did what its default does."""
+    values = {json.dumps(config["flags"][name]) for config in configs if name in config["flags"]}
+    if all(name in config["flags"] for config in configs):
+        return len(values) > 1
+    words = {flag(name), flag(f"no_{name}")}
+    defaults = all(words.isdisjoint(config.get("command", words)) for config in configs if name in config["flags"])
+    return len(values) > 1 or not defaults
 
 
 # --- Scores ---
@@ -162,7 +183,10 @@ def finals(groups: Groups, name: str) -> dict[str, np.ndarray]:
 
 
 def references(groups: Groups, kind: str) -> dict[str, tuple[float, float]]:
-    """Return the scores that are normalised to 0 and 1, by environment: random and human, or random and teacher."""
+    """Return the scores that are normalised to 0 and 1, by environment: random and human, or random and teacher.
+
+    An environment where the latter is no better is left out, with a line.
+    """
     found = {}
     for env_id, by_name in groups.items():
         if kind == "human":
@@ -175,15 +199,17 @@ def references(groups: Groups, kind: str) -> dict[str, tuple[float, float]]:
         pairs = [pair for pair in pairs if None not in pair]
         if pairs:
             found[env_id] = tuple(np.mean(pairs, axis=0))
-    return found
+    if useless := sorted(env_id for env_id, (low, high) in found.items() if low >= high):
+        notice(f"{kind}-normalised: without {', '.join(useless)}, where the {kind} is no better than a random player")
+    return {env_id: pair for env_id, pair in found.items() if env_id not in useless}
 
 
-def normalised(groups: Groups, kind: str) -> dict[str, list[np.ndarray]]:
+def normalised(groups: Groups, known: dict[str, tuple[float, float]], kind: str) -> dict[str, list[np.ndarray]]:
     """Normalise scores, by group: an array per environment that all groups have and whose reference is known; else {}.
 
     A score becomes (score - random) / (reference - random).
     """
-    known, names = references(groups, kind), sorted(set().union(*groups.values()))
+    names = sorted(set().union(*groups.values()))
     common = [env for env, by_name in groups.items() if env in known and by_name.keys() == set(names)]
     if left_out := known.keys() - set(common):
         notice(f"{kind}-normalised, over all environments: without {', '.join(sorted(left_out))}, which not all groups have")
@@ -195,7 +221,6 @@ def normalised(groups: Groups, kind: str) -> dict[str, list[np.ndarray]]:
 
 
 def compared(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[list[str], Any]:
-    """Return the environments that A and B share, and how they compare there; None if one of them has only one run."""
-    both = [env for env in a if env in b]
-    left, right = [a[env] for env in both], [b[env] for env in both]
-    return both, statistics().compare(left, right) if both and min(map(len, left + right)) > 1 else None
+    """Return the environments where A and B both have two runs or more, and how they compare there; None without one."""
+    both = [env for env in a if env in b and min(len(a[env]), len(b[env])) > 1]
+    return both, statistics().compare([a[env] for env in both], [b[env] for env in both]) if both else None

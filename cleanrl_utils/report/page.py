@@ -18,7 +18,7 @@ import numpy as np
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.flags import Json, command_line
 from cleanrl_utils.record import short
-from cleanrl_utils.report.groups import Groups, Source, compared, finals, references, statistics, width
+from cleanrl_utils.report.groups import Groups, Source, compared, finals, statistics, unit, width
 from cleanrl_utils.report.power import enough_runs
 from cleanrl_utils.report.runs import Run
 
@@ -53,10 +53,13 @@ def between(bounds: np.ndarray, digits: int = 2) -> str:
     return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
 
-def scores_table(groups: Groups) -> list[str]:
+References = dict[str, dict[str, tuple[float, float]]]
+"""Scores of a random player and of a human or teacher, by kind of the latter and environment."""
+
+
+def scores_table(groups: Groups, references: References) -> list[str]:
     """List the final scores of each environment and group, with intervals, and normalised if references are known."""
-    kinds = {kind: references(groups, kind) for kind in ("human", "teacher")}
-    kinds = {kind: known for kind, known in kinds.items() if known}
+    kinds = {kind: known for kind, known in references.items() if known}
     lines = [
         f"| environment | group | seeds | score, mean +- sd | 95% interval |{''.join(f' {k}-normalised |' for k in kinds)}"
     ]
@@ -117,9 +120,9 @@ def check_thresholds(found: list[Run], thresholds: dict[str, Any]) -> None:
             raise BadInput("--thresholds", f"{env_id}: {threshold}", "must be a number")
 
 
-def threshold_table(groups: Groups, thresholds: dict[str, Any]) -> list[str]:
+def threshold_table(groups: Groups, thresholds: dict[str, Any], metric: str) -> list[str]:
     """List when runs first reached a return: steps and minutes of those that did."""
-    lines = ["| environment | return | group | runs that reached it | steps | minutes |", "|---" * 6 + "|"]
+    lines = [f"| environment | return | group | runs that reached it | {unit(metric)} | minutes |", "|---" * 6 + "|"]
     for env_id, threshold in thresholds.items():
         for name, curves in groups[env_id].items():
             firsts = [one.first_reached(threshold) for one in curves]
@@ -129,7 +132,7 @@ def threshold_table(groups: Groups, thresholds: dict[str, Any]) -> list[str]:
     return lines
 
 
-def runs_table(groups: Groups) -> list[str]:
+def runs_table(groups: Groups, metric: str) -> list[str]:
     """List how each run was made: command (folder, for another project's run), commit, seed, time, hardware, versions."""
     lines = []
     settings: dict[str, list[str]] = defaultdict(list)
@@ -149,7 +152,7 @@ def runs_table(groups: Groups) -> list[str]:
                 command = f"python {shlex.join(made['command'])}" if "command" in made else Path(one.run.name).name
                 origin = f"`{short(made.get('commit') or 'none')}` | `{command}`"
                 lines.append(f"| {env_id} | {name} | {one.run.get('seed')} | {done} | {origin} |")
-    head = ["| environment | group | seed | score | steps | minutes | commit | command |", "|---" * 8 + "|"]
+    head = [f"| environment | group | seed | score | {unit(metric)} | minutes | commit | command |", "|---" * 8 + "|"]
     same = [f"- {len(names)} of these runs: {key}" for key, names in settings.items()]
     return [*head, *lines, "", *same]
 
@@ -179,7 +182,13 @@ Time is that of each run, whatever else the machine was doing.
 """
 
 
-def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarray]]], pictures: dict[str, str]) -> str:
+def page(
+    args: Args,
+    groups: Groups,
+    references: References,
+    by_kind: dict[str, dict[str, list[np.ndarray]]],
+    pictures: dict[str, str],
+) -> str:
     """The report as markdown; `by_kind` are normalised scores."""
     window = width(args)
     text = PAGE.format(
@@ -189,10 +198,12 @@ def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarra
         metric=args.metric,
         score=f"the mean of its last {window} values" if window > 1 else "its last value",
         resamples=statistics().RESAMPLES,
-        scores="\n".join(scores_table(groups)),
+        scores="\n".join(scores_table(groups, references)),
         picture=pictures["curves"],
     )
-    parts = [("Steps and time to a return", threshold_table(groups, args.thresholds))] if args.thresholds else []
+    parts = []
+    if args.thresholds:
+        parts.append(("Steps and time to a return", threshold_table(groups, args.thresholds, args.metric)))
     for kind, by_name in by_kind.items():
         if by_name:
             picture = f"![Performance profiles, {kind}-normalised]({pictures[kind]})"
@@ -202,8 +213,10 @@ def page(args: Args, groups: Groups, by_kind: dict[str, dict[str, list[np.ndarra
         note = "p comes from a permutation test. The verdicts better and worse need the interval on one side of 1/2, and p "
         note += "below 0.05. With three runs against three on one environment, p cannot be below 0.1. Differences of means "
         note += "have their 95% interval. Nothing is corrected for the number of pairs."
+        if any(len(curves) == 1 for by_name in groups.values() for curves in by_name.values()):
+            note += " Environments where A or B has only one run are left out."
         parts.append(("Comparisons", [*pairs, "", note]))
-    parts.append(("Runs", runs_table(groups)))
+    parts.append(("Runs", runs_table(groups, args.metric)))
     return text + "".join(f"\n## {title}\n\n{chr(10).join(lines)}\n" for title, lines in parts)
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import EngFormatter
 
 from cleanrl_utils.drawing import plt
 from cleanrl_utils.report import statistics
-from cleanrl_utils.report.groups import Curve, Groups
+from cleanrl_utils.report.groups import Curve, Groups, unit
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Colours of Okabe and Ito 2008, which the colour-blind can tell apart; lines also differ in their dashes."""
@@ -24,7 +24,8 @@ plt.rcParams |= {"svg.hashsalt": "report", "svg.fonttype": "none"}  # the same f
 def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
     """Draw curves of each environment over steps, steps including the teacher's, and time; returns the PNG's name."""
     rows = ["steps", "minutes"]
-    if any(taught(one) for by_name in groups.values() for group in by_name.values() for one in group):
+    runs = [one for by_name in groups.values() for group in by_name.values() for one in group]
+    if unit(metric) == "steps" and any(map(taught, runs)):
         rows.insert(1, "steps with the teacher's")
     names = sorted(set().union(*groups.values()))
     size = {"figsize": (max(6.4, 4.4 * len(groups)), 3.1 * len(rows)), "layout": "constrained", "squeeze": False}
@@ -37,7 +38,7 @@ def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
             teachers = [one.run.score("teacher") for group in by_name.values() for one in group]
             if known := [score for score in teachers if score is not None]:
                 axis.axhline(np.mean(known), color="#666666", linestyle=(0, (1, 1)), linewidth=1, label="teacher")
-            axis.set_xlabel(unit(clock, by_name))
+            axis.set_xlabel(label(clock, by_name, metric))
             axis.set_ylabel(LABELS.get(metric, metric) + f", mean of the last {window}" * (window > 1))
             axis.set_title(env_id if row == 0 else "")
             axis.grid(alpha=0.3)
@@ -50,10 +51,12 @@ def curves(groups: Groups, path: Path, metric: str, window: int) -> str:
     return save(figure, path)
 
 
-def unit(clock: str, by_name: dict[str, list[Curve]]) -> str:
+def label(clock: str, by_name: dict[str, list[Curve]], metric: str) -> str:
     """Return what an x-axis counts."""
     if clock == "minutes":
         return "minutes of training"
+    if unit(metric) == "updates":
+        return "updates"
     if all(one.run.get("script") == "fqi" for group in by_name.values() for one in group):
         return "iterations"
     return "environment steps" + ", those the teacher collected included" * (clock != "steps")

@@ -53,7 +53,8 @@ def is_run(folder: Path) -> bool:
 def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
     """Read the runs in folders: each is a run folder, or holds run folders one or two levels below.
 
-    Raises `BadInput` if there is none, or if a run folder itself cannot be read. One below a folder is skipped with a line.
+    A run that is found several times, under several paths or in a copy of its folder, is read as one. Raises `BadInput` if
+    there is none, or if a run folder itself cannot be read. One below a folder is skipped with a line.
     """
     runs = []
     for path in map(Path, paths):
@@ -70,7 +71,14 @@ def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
         if not read:
             raise BadInput(flag, path, "holds no run that can be read" if found else "is no run folder, and holds none")
         runs += read
-    return runs
+    return list({identity(run): run for run in reversed(runs)}.values())[::-1]
+
+
+def identity(run: Run) -> tuple[str, ...]:
+    """Return what tells a run from all others: its folder's name, which has its time, and its config.json; else its path."""
+    folder = Path(run.name).resolve()
+    ours = (folder / "config.json").is_file()
+    return (folder.name, json.dumps(run.config, sort_keys=True)) if ours else (str(folder),)
 
 
 def from_folder(folder: Path, flag: str) -> Run:

@@ -30,7 +30,7 @@ from cleanrl_utils.console import notice
 from cleanrl_utils.errors import WriteError
 from cleanrl_utils.evals.play import Evaluation
 from cleanrl_utils.files import replacing, sync_folder, write_json
-from cleanrl_utils.flags import command_line, script_path
+from cleanrl_utils.flags import recorded, script_path
 from cleanrl_utils.record import commit, hardware, versions
 from cleanrl_utils.run import replay
 from cleanrl_utils.run.args import RunArgs, empty_phases
@@ -111,8 +111,7 @@ class Run:
         script = script_path(type(self.args))
         if self.checkpoints is not None:
             self.checkpoints.changes(protocol | flat(made_with))
-        self.config = {"status": "running", "script": script.stem, "flags": dataclasses.asdict(self.args)}
-        self.config |= {"protocol": protocol, "command": [script.name, *command_line(self.args)]} | made_with
+        self.config = {"status": "running", "script": script.stem, "protocol": protocol} | recorded(self.args) | made_with
         self.folder = new_folder(self.args)
         with removed_on_failure(self.folder):
             sinks = self._other_sinks()
@@ -128,7 +127,8 @@ class Run:
         self.config.pop("error", None)
         resumed = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "changed": [*changed.values()]}
         self.config |= {"status": "running", "resumed": [*self.config.get("resumed", []), resumed]}
-        self.config["flags"] = dataclasses.asdict(self.args)  # --total-timesteps may have grown
+        started_with = {"resume": None, "resume_anyway": False, "threads": self.config["flags"].get("threads")}
+        self.config |= recorded(dataclasses.replace(self.args, **started_with))  # --total-timesteps may have grown
         lengths = self.checkpoints.saved.tree["event_files"]
         self.began = time.time() - self.checkpoints.restore(state)
         cut_event_files(self.folder, lengths)

@@ -46,10 +46,10 @@ def first_phase(args: DataFlags) -> str:
     return "collection" if args.teacher_steps else "offline" if args.offline_steps else "online"
 
 
-def open_replay(args: DataFlags) -> tuple[SavedReplay | None, int]:
+def open_replay(args: DataFlags, least: int) -> tuple[SavedReplay | None, int]:
     """Open the saved replay that the flags name, if any, without reading frames; returns it and its number of transitions.
 
-    Raises `BadInput`.
+    Raises `BadInput`, also if it has fewer than `least` and the teacher adds none.
     """
     if args.teacher_replay is None:
         return None, 0
@@ -68,6 +68,8 @@ def open_replay(args: DataFlags) -> tuple[SavedReplay | None, int]:
         saved = saved.latest(args.teacher_replay_size)
     if not saved.valid.any():
         raise BadInput(FLAG, source, "holds no transition to learn from")
+    if len(saved) < least and not args.teacher_steps:
+        raise BadInput(FLAG, source, f"holds {len(saved)} transitions; --n-step and --num-envs need {least} or more")
     return saved, len(saved)
 
 
