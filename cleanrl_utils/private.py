@@ -22,7 +22,7 @@ LOCAL_PATH = re.compile(r"(?<![\w.:/+~-])(~?(/[\w.@-]+){2,}|[A-Za-z]:\\\\?[\w.-]
 def public(run: dict[str, Any]) -> dict[str, Any]:
     """Return a run's config without what belongs to this machine or account: paths (last parts stay), tracking, the Hub."""
     flags = {name: value for name, value in run["flags"].items() if name not in OWN_FLAGS}
-    names = {str(flags[name]): Path(str(flags[name])).name for name in LOCAL_FLAGS if _is_path(name, flags.get(name))}
+    names = {flags[name]: Path(flags[name]).name for name in LOCAL_FLAGS if _is_path(name, flags.get(name))}
     flags = {name: names.get(value, value) if isinstance(value, str) else value for name, value in flags.items()}
     command, keep = [], True
     for word in run.get("command", []):
@@ -36,10 +36,10 @@ def public(run: dict[str, Any]) -> dict[str, Any]:
     return run | {"flags": flags, "command": command}
 
 
-def _is_path(name: str, value: str | None) -> bool:
+def _is_path(name: str, value: Any) -> bool:
     """Whether a flag's value is a path, and not a repository on the Hub."""
-    if value is None or name != "teacher_policy_hf_repo":
-        return value is not None
+    if not isinstance(value, str) or name != "teacher_policy_hf_repo":
+        return isinstance(value, str)
     return Path(value).exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value)
 
 

@@ -32,21 +32,56 @@ PACKAGES = (
     "ale-py",
     "flappy-bird-gymnasium",
 )
+SCORE = {"returns": [int | float], "lengths": [int], "capped": int, "clipped_returns?": [int | float]}
+CONFIG = {
+    "status": str,
+    "flags": {"env_id": str, "exp_name": str, "seed": int, "total_timesteps?": int, "teacher_steps?": int},
+    "script?": str | None,
+    "protocol?": {},
+    "command?": [str],
+    "versions?": {},
+    "commit?": str | None,
+    "hardware?": str,
+    "wall_time?": int | float,
+    "resumed?": [dict],
+    "evaluations?": {},
+}
+"""The shape of a config.json, for `fits`: what is read of it, whatever the script. A run may lack a key that ends in `?`."""
 EVENT_FILE = "events.out.tfevents."
 Series = tuple[np.ndarray, np.ndarray, np.ndarray]
 """A metric's steps, seconds of the run (pauses between a stop and a resume are not counted), and values."""
 
 
 def read_run(path: Path, name: str, value: object) -> dict[str, Any]:
-    """Read a run's config.json, with its `flags`. Raises `BadInput` for the flag `name` and its `value`."""
+    """Read a run's config.json, which has the shape `CONFIG`. Raises `BadInput` for the flag `name` and its `value`."""
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        return run | {"flags": dict(run["flags"]), "script": run.get("script")}
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise BadInput(name, value, f"is no run folder: its config.json cannot be read ({reason})") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise BadInput(name, value, "has a config.json that is damaged, or not of a run") from None
+    except (ValueError, RecursionError):
+        run = None
+    if not is_config(run):
+        raise BadInput(name, value, "has a config.json that is damaged, or not of a run")
+    return {"script": None} | run
+
+
+def is_config(value: Any) -> bool:
+    """Whether a JSON value is the config.json of a run: it has the shape, and each score in it is of one game or more."""
+    if not fits(value, CONFIG):
+        return False
+    return all(fits(score, SCORE) and score["returns"] for score in value.get("evaluations", {}).values())
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a JSON value has a shape: a type, `[shape of each item]`, or `{key: shape}`; other keys may be there too."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(item, shape[0]) for item in value)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(
+            fits(value[name], of) if (name := key.rstrip("?")) in value else name != key for key, of in shape.items()
+        )
+    return isinstance(value, shape) and not isinstance(value, bool)
 
 
 # --- Event files ---

@@ -178,7 +178,8 @@ def test_a_file_does_not_choose_a_package_that_is_imported(refused, source):
     """`package:Name` imports the package, which a folder of others could bring along."""
     folder = Path("runs", "downloaded")
     folder.mkdir(parents=True)
-    run = {"flags": {"env_id": "runs.downloaded.evil:CartPole-v1"}, "script": "dqn"}
+    flags = {"env_id": "runs.downloaded.evil:CartPole-v1", "exp_name": "dqn", "seed": 1}
+    run = {"status": "complete", "script": "dqn", "flags": flags}
     (folder / "config.json").write_text(json.dumps(run))
     (folder / "evil.py").write_text("import pathlib\npathlib.Path('hacked').touch()\n")
     assert "give this id with --env-id" in refused(enjoy, source, str(folder))

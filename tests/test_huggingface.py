@@ -274,7 +274,7 @@ def change(**changes) -> Callable[[Path], None]:
         (lambda folder: (folder / "dqn.cleanrl_model").write_bytes(b"PK no"), [], "dqn.cleanrl_model cannot be read"),
         (change(status="stopped"), [], "is not complete but stopped"),
         (change(evaluations={}), [], "no evaluations are in it"),
-        (change(evaluations={"agent": {"returns": [], "lengths": [], "capped": 0}}), [], "no evaluations are in it"),
+        (change(evaluations={"agent": {"returns": [], "lengths": [], "capped": 0}}), [], "a config.json that is damaged"),
         (change(flags={"exp_name": "a--b"}), [], "--exp-name a--b: is not valid in a repository name"),
         (change(flags={"env_kwargs": {"file": "/mnt/me/m.xml"}}), [], "config.json: holds a local path (/mnt/me/m.xml)"),
         (change(command=["dqn.py", "--dataset=C:\\\\me\\\\x.npz"]), [], "holds a local path"),

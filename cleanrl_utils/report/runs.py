@@ -18,7 +18,7 @@ import numpy as np
 
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, first_line
-from cleanrl_utils.record import Series, columns, event_files, read_run, read_series
+from cleanrl_utils.record import Series, columns, event_files, is_config, read_run, read_series
 from cleanrl_utils.report import foreign
 
 MOST_ROWS = 10_000_000
@@ -85,10 +85,7 @@ def from_folder(folder: Path, flag: str) -> Run:
     """Read the run in a folder. Raises `BadInput` if it cannot be read."""
     if not (folder / "config.json").is_file():
         return Run(str(folder), *foreign.read(folder, flag))
-    run = read_run(folder / "config.json", flag, folder)
-    if missing := {"env_id", "exp_name", "seed"} - run["flags"].keys():
-        raise BadInput(flag, folder, f"has no {', '.join(sorted(missing))} among its flags")
-    return Run(str(folder), run, read_series(folder))
+    return Run(str(folder), read_run(folder / "config.json", flag, folder), read_series(folder))
 
 
 def from_wandb(project: str) -> list[Run]:
@@ -98,8 +95,9 @@ def from_wandb(project: str) -> list[Run]:
     runs = []
     try:
         for found in wandb.Api().runs(project):
-            config = json.loads(json.dumps(dict(found.config)))
-            if "flags" not in config:
+            status = {"finished": "complete", "running": "running"}.get(found.state, "stopped")
+            config = json.loads(json.dumps(dict(found.config))) | {"status": status}
+            if not is_config(config):
                 notice(f"skipped: {found.name} was not made by these scripts")
                 continue
             points: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
@@ -108,9 +106,8 @@ def from_wandb(project: str) -> list[Run]:
                     if isinstance(value, int | float) and not tag.startswith("_") and not tag.endswith("_step"):
                         clock = "offline_step" if tag.startswith("charts/offline/") else "global_step"
                         points[tag].append((row.get(clock, row["_step"]), row.get("_runtime", 0.0), value))
-            status = {"finished": "complete", "running": "running"}.get(found.state, "stopped")
             series = {tag: columns(without_repeats(rows)) for tag, rows in points.items()}
-            runs.append(Run(found.name, config | {"status": status}, series))
+            runs.append(Run(found.name, config, series))
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise BadInput("--wandb", project, f"cannot be read ({first_line(error)})") from None
     return runs
