@@ -5,7 +5,6 @@ Needs the extra `plots`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ import tyro
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput, missing
 from cleanrl_utils.flags import run
-from cleanrl_utils.record import read_series
+from cleanrl_utils.record import read_run, read_series
 from cleanrl_utils.report.runs import trailing_mean
 
 GREY, BLUE, ORANGE, GREEN = "#888888", "#1f77b4", "#d95f02", "#1b9e77"
@@ -38,10 +37,10 @@ def run_folders() -> list[Path]:
 
 def draw(run: Path, out: Path) -> None:
     """Write the picture: offline losses and returns, if there was such a phase, returns by steps, and final scores."""
-    from cleanrl_utils.drawing import plt  # noqa: PLC0415 - an extra
+    from cleanrl_utils.drawing import plt, save  # noqa: PLC0415 - an extra
 
+    scores = read_run(run / "config.json", "RUN_FOLDER", run).get("evaluations", {})
     metrics = read_series(run)
-    scores = json.loads((run / "config.json").read_text(encoding="utf-8")).get("evaluations", {})
     panels = [_online]
     if len(metrics.get("charts/offline/avg_episodic_return", ((),))[0]) > 1:
         panels.insert(0, _offline)
@@ -53,7 +52,7 @@ def draw(run: Path, out: Path) -> None:
     for panel, axis in zip(panels, axes[0], strict=True):
         panel(axis, metrics, scores)
     figure.suptitle(run.name, fontsize=9, color=GREY)
-    figure.savefig(out, dpi=110)
+    save(figure, out, dpi=110)
     plt.close(figure)
 
 
@@ -106,13 +105,11 @@ def _scores(axis: Any, metrics: dict, scores: dict) -> None:  # noqa: ARG001 - p
 
 
 def main(args: Args) -> Path:
-    """Draw the picture and say where it is. Raises `BadInput` if there is no run or no matplotlib."""
+    """Draw the picture and say where it is. Raises `BadInput` if there is no run or no matplotlib, and `WriteError`."""
     runs = run_folders()
     if args.run is None and not runs:
         raise BadInput("RUN_FOLDER", "(none)", "there is no run under runs/ yet; name a run folder")
     folder = runs[-1] if args.run is None else Path(args.run)
-    if not (folder / "config.json").is_file():
-        raise BadInput("RUN_FOLDER", str(folder), "must be a run folder, with its config.json")
     out = Path(args.out) if args.out else folder / "curve.png"
     try:
         draw(folder, out)

@@ -93,7 +93,7 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def read_series(folder: Path) -> dict[str, Series]:
-    """Read all metrics of a run folder. A damaged event file is named and skipped; one cut short is read up to the cut."""
+    """Read all metrics of a run folder. An unreadable event file is named and skipped; one cut short is read to the cut."""
     points: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
     clock = 0.0
     for path in event_files(folder):
@@ -101,6 +101,9 @@ def read_series(folder: Path) -> dict[str, Series]:
             events = read_events(path)
         except DataLossError as error:
             notice(f"skipped: {path} is damaged ({first_line(error)})")
+            continue
+        except OSError as error:
+            notice(f"skipped: {path} cannot be read ({error.strerror})")
             continue
         for event in events:
             seconds = clock + max(0.0, event.wall_time - events[0].wall_time)

@@ -17,6 +17,7 @@ from cleanrl_utils.benchmark.board import Row
 from cleanrl_utils.benchmark.plan import Args
 from cleanrl_utils.benchmark.work import JOBS, Job
 from cleanrl_utils.devices.cores import num_cores
+from cleanrl_utils.files import make_folder
 
 POLL = 1.0
 """Seconds between looks at the runs."""
@@ -28,7 +29,7 @@ def by_workers(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
     """Run on this machine, `workers` at a time. If interrupted, have the runs write their checkpoints and wait for that."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     share, devices = max(1, num_cores() // args.workers), gpus()
-    JOBS.mkdir(parents=True, exist_ok=True)
+    make_folder(JOBS)
     executor = submitit.LocalExecutor(JOBS)
     executor.update_parameters(timeout_min=YEARS, stderr_to_stdout=True)
     free, waiting, going = [*range(args.workers)], [*rows], []

@@ -16,6 +16,7 @@ from cleanrl_utils.benchmark.plan import Args
 from cleanrl_utils.benchmark.work import JOBS, Job
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput
+from cleanrl_utils.files import make_folder
 
 POLL = 5.0
 """Seconds between looks at the queue."""
@@ -41,7 +42,7 @@ def by_slurm(args: Args, rows: list[Row], show: Callable[[], None]) -> None:
         path = row.work.log.with_suffix(".slurm")
         if path.exists() and path.read_text(encoding="utf-8") in queue:
             row.job = path.read_text(encoding="utf-8")
-    JOBS.mkdir(parents=True, exist_ok=True)
+    make_folder(JOBS)
     executor = submitit.SlurmExecutor(JOBS, max_num_timeout=REQUEUES)
     executor.update_parameters(
         job_name="cleanrl",

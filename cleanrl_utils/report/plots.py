@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import EngFormatter
 
+from cleanrl_utils import drawing
 from cleanrl_utils.drawing import plt
 from cleanrl_utils.report import statistics
 from cleanrl_utils.report.groups import Curve, Groups, unit
@@ -112,7 +113,7 @@ def profiles(by_name: dict[str, list[np.ndarray]], path: Path, kind: str) -> str
 
 def save(figure: Any, path: Path) -> str:
     """Write a PNG and an SVG; returns the PNG's name."""
-    figure.savefig(path.with_suffix(".png"), dpi=120)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    drawing.save(figure, path.with_suffix(".png"), dpi=120)
+    drawing.save(figure, path.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)
     return path.with_suffix(".png").name

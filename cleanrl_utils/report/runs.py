@@ -46,8 +46,11 @@ class Run:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run: ours, or one of CleanRL or Stable-Baselines3."""
-    return (folder / "config.json").is_file() or bool(foreign.sb3_files(folder) or event_files(folder))
+    """Whether a folder holds a run, ours or one of CleanRL or Stable-Baselines3; or may do so, but cannot be read."""
+    try:
+        return (folder / "config.json").is_file() or bool(foreign.sb3_files(folder) or event_files(folder))
+    except OSError:
+        return True
 
 
 def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
@@ -83,7 +86,11 @@ def identity(run: Run) -> tuple[str, ...]:
 
 def from_folder(folder: Path, flag: str) -> Run:
     """Read the run in a folder. Raises `BadInput` if it cannot be read."""
-    if not (folder / "config.json").is_file():
+    try:
+        ours = (folder / "config.json").is_file()
+    except OSError as error:
+        raise BadInput(flag, folder, f"cannot be read ({error.strerror})") from None
+    if not ours:
         return Run(str(folder), *foreign.read(folder, flag))
     return Run(str(folder), read_run(folder / "config.json", flag, folder), read_series(folder))
 
