@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from cleanrl_utils.errors import WriteError
+
 SHOW_AFTER = 2.0
 """Seconds after which work that has no progress bar is shown."""
 SILENCE, LONGEST_SILENCE = 10.0, 60.0
@@ -99,7 +101,20 @@ def notice(text: str) -> None:
 
 def output(text: str) -> None:
     """Write what was asked for on the standard output, where other programs read it."""
-    print(text)  # noqa: T201 - the result of a command
+    with guarded_output():
+        print(text, flush=True)  # noqa: T201 - the result of a command
+
+
+@contextlib.contextmanager
+def guarded_output() -> Iterator[None]:
+    """If the standard output's reader has gone, as in `| head`, end the process with status 141. Raises `WriteError`."""
+    try:
+        yield
+    except OSError as error:
+        put_null_device(sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # as SIGPIPE would; Windows does not have it
+        raise WriteError(Path("standard output"), error) from None
 
 
 def keep_saying(say: Callable[[], None], ended: threading.Event) -> None:

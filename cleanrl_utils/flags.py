@@ -18,8 +18,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from annotated_types import Predicate
 
-from cleanrl_utils.console import guard_error_stream, notice, one_line_warnings, put_null_device
-from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
+from cleanrl_utils.console import guard_error_stream, guarded_output, notice, one_line_warnings
+from cleanrl_utils.errors import BadInput, CannotGoOn, first_line
 from cleanrl_utils.flag_files import checked, load_yaml
 from cleanrl_utils.flag_help import grouped, in_one_line
 from cleanrl_utils.record import read_run
@@ -77,8 +77,8 @@ def _of_whole_numbers(type_info: tyro.constructors.PrimitiveTypeInfo) -> tyro.co
 def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | None = None) -> None:
     """Parse the flags and call `main`; an error ends the process with one line and a status.
 
-    2: a mistake by the user (`BadInput`); 130: Ctrl-C; 1: training diverged, a file could not be written, or a run
-    cannot go on.
+    2: a mistake by the user (`BadInput`); 130: Ctrl-C; 141: nobody reads the output; 1: training diverged, a file could not
+    be read or written, or a run cannot go on.
     """
     guard_error_stream()
     try:
@@ -90,8 +90,8 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     except BadInput as error:
         notice(f"error: {error}")
         sys.exit(2)
-    except (FloatingPointError, WriteError, CannotGoOn) as error:
-        notice(f"error: {error}")
+    except (FloatingPointError, OSError, CannotGoOn) as error:
+        notice(f"error: {first_line(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
         notice("stopped")
@@ -143,18 +143,13 @@ def _parse(args_class: type[Args], default: Args, argv: list[str]) -> Args:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {module.name.removesuffix('.__main__')}" if module else f"python {sys.argv[0]}"
     try:
-        with contextlib.redirect_stderr(message), WHOLE_NUMBERS:
+        with guarded_output(), contextlib.redirect_stderr(message), WHOLE_NUMBERS:
             if "save_model" in vars(default) and {"-h", "--help"} & {*argv}:  # a script's help has groups
                 about, flat = sys.modules[args_class.__module__].__doc__, (tyro.conf.OmitArgPrefixes,)
                 tyro.cli(grouped(args_class, default), prog=program, description=about, args=argv, config=flat)
             return tyro.cli(args_class, prog=program, default=default, args=argv)
-    except OSError as error:  # of `--help | head`, or a full disk
-        put_null_device(sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            sys.exit(141)  # as SIGPIPE would; Windows does not have it
-        raise WriteError(Path("standard output"), error) from None
     except SystemExit as stopped:
-        if stopped.code:
+        if stopped.code and message.getvalue():
             notice(f"error: {in_one_line(message.getvalue())}{_how_booleans_are_written(args_class, argv)}")
         raise
 

@@ -90,7 +90,7 @@ def page(table: list[dict[str, Any]], args: Args) -> str:
 
 
 def main(args: Args) -> None:
-    """Play, print and write. Raises `BadInput` before the first game for a folder that holds no agent."""
+    """Play, write and print. Raises `BadInput` before the first game for a folder that holds no agent."""
     check_ranges(args)
     if not args.runs:
         raise BadInput("RUN_FOLDER", "(none)", "name one run folder or more")
@@ -108,11 +108,13 @@ def main(args: Args) -> None:
     writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    output(text)
-    for suffix, content in ((".md", text), (".csv", sheet.getvalue())):
-        with replacing(Path(args.out + suffix)) as file:
-            file.write(content.encode())
-    notice(f"written: {args.out}.md, {args.out}.csv")
+    try:
+        for suffix, content in ((".md", text), (".csv", sheet.getvalue())):
+            with replacing(Path(args.out + suffix)) as file:
+                file.write(content.encode())
+        notice(f"written: {args.out}.md, {args.out}.csv")
+    finally:  # the games are played: what cannot be written is still shown
+        output(text)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cleanrl_utils.console import output
 from cleanrl_utils.flags import run
 
 
@@ -44,8 +45,10 @@ def main(_: Args) -> None:
             model["env_id"], model["script"], f"{mean:.2f} +- {sd:.2f}", scores["games"], f"{model['size'] / 1e6:.1f}", card
         )
     console = Console(width=200, soft_wrap=True)
-    console.print(table)
-    console.print("to watch one: python -m cleanrl_utils.enjoy --exp-name SCRIPT --env-id ENVIRONMENT --video game.mp4")
+    with console.capture() as captured:
+        console.print(table)
+        console.print("to watch one: python -m cleanrl_utils.enjoy --exp-name SCRIPT --env-id ENVIRONMENT --video game.mp4")
+    output(captured.get().rstrip("\n"))
 
 
 if __name__ == "__main__":
