@@ -19,7 +19,7 @@ import tyro
 from annotated_types import Predicate
 
 from cleanrl_utils.console import guard_error_stream, guarded_output, notice, one_line_warnings
-from cleanrl_utils.errors import BadInput, CannotGoOn, first_line
+from cleanrl_utils.errors import BadInput, CannotGoOn, WriteError
 from cleanrl_utils.flag_files import checked, load_yaml
 from cleanrl_utils.flag_help import grouped, in_one_line
 from cleanrl_utils.record import read_run
@@ -90,8 +90,8 @@ def run(main: Callable[[Args], Any], args_class: type[Args], argv: list[str] | N
     except BadInput as error:
         notice(f"error: {error}")
         sys.exit(2)
-    except (FloatingPointError, OSError, CannotGoOn) as error:
-        notice(f"error: {first_line(error)}")
+    except (FloatingPointError, WriteError, PermissionError, CannotGoOn) as error:
+        notice(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
         notice("stopped")
