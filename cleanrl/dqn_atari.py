@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleanrl_utils import flags
-from cleanrl_utils.console import working
 from cleanrl_utils.devices import in_torch
 from cleanrl_utils.devices.common import keep_freed_memory, read_metrics
 from cleanrl_utils.errors import BadInput
@@ -133,9 +132,8 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range, and enlarge a buffer that these settings could not draw from."""
+    """Raise `BadInput` for a flag out of range."""
     flags.check_ranges(args)
-    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     if args.one_cycle and args.learning_rate_end is not None:
         raise BadInput("--one-cycle", "on", "sets the final learning rate itself: leave out --learning-rate-end")
     game_settings(args.env_id)
@@ -428,7 +426,7 @@ class Learner:
         self.bf16, self.compiled = in_torch.use_bf16(args.bf16, device), args.compile and in_torch.can_compile(device)
         self.q_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
         self.target_network = NatureCNN(num_actions).to(device, memory_format=torch.channels_last)
-        if args.initial_model is not None:
+        if args.initial_model is not None and args.resume is None:  # a checkpoint has its own weights
             with explained("--initial-model", args.initial_model):
                 load_into(self.q_network, Path(args.initial_model))
         self.target_network.load_state_dict(self.q_network.state_dict())
@@ -458,7 +456,7 @@ class Learner:
             sampled_loss = torch.compile(sampled_loss, dynamic=False)
         elif self.compiled:  # one compiled function cannot span two devices
             loss_fn = torch.compile(loss_fn, dynamic=False)
-        with working("compiling (--no-compile leaves that out)" if self.compiled else "warming up"):
+        with in_torch.compiling(self.compiled):
             self.act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=self.device))
             sampled_loss(torch.zeros(args.batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
             self.optimizer.zero_grad()
@@ -567,8 +565,9 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = in_torch.choose_devices(args)
-    in_torch.require_memory("--buffer-size", args.buffer_size, args.total_timesteps, buffer_device)
+    in_torch.require_memory("--buffer-size", args.buffer_size, buffer_device)
     run = Run(args, Checkpoints(args))
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
 
     torch.manual_seed(args.seed)
     in_torch.be_deterministic(args.torch_deterministic, device)

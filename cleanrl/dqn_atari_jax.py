@@ -133,9 +133,8 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range, and enlarge a buffer that these settings could not draw from."""
+    """Raise `BadInput` for a flag out of range."""
     flags.check_ranges(args)
-    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     if args.one_cycle and args.learning_rate_end is not None:
         raise BadInput("--one-cycle", "on", "sets the final learning rate itself: leave out --learning-rate-end")
     game_settings(args.env_id)
@@ -492,7 +491,7 @@ class Learner:
         self.device, self.bf16 = device, in_jax.use_bf16(args.bf16, device)
         self.q_network = NatureCNN(count_actions(args))
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, 4, 84, 84), np.uint8))
-        if args.initial_model is not None:
+        if args.initial_model is not None and args.resume is None:  # a checkpoint has its own weights
             with explained("--initial-model", args.initial_model):
                 params = load_params(self.q_network, params, Path(args.initial_model))
         # Differs from the paper: Adam in place of RMSProp. The update applies the learning rate.
@@ -619,8 +618,9 @@ def main(args: Args) -> Path:
     keep_freed_memory()
     threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
-    in_jax.require_memory("--buffer-size", args.buffer_size, args.total_timesteps, buffer_device)
+    in_jax.require_memory("--buffer-size", args.buffer_size, buffer_device)
     run = Run(args, Checkpoints(args))
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
 
     learner = Learner(args, device)
     state = State(

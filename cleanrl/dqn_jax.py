@@ -111,9 +111,8 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range, and enlarge a buffer that these settings could not draw from."""
+    """Raise `BadInput` for a flag out of range."""
     flags.check_ranges(args)
-    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
     require_vector_env(args)
     if args.capture_video:
         require_video(atari=False)
@@ -201,10 +200,12 @@ class ReplayBuffer:
         self.num_stored = min(self.num_stored + 1, self.num_rows)
 
     def cut(self, obs: np.ndarray) -> None:
-        """Truncate all episodes at the last stored step, because a resumed run cannot continue them.
+        """Truncate all episodes at the last stored step, if there is one: a resumed run cannot continue them.
 
         That step bootstraps from `obs`, the last observations. They are stored in an extra row, which is not a step.
         """
+        if self.num_stored == 0:
+            return
         self.truncations[self.head - 1] |= self.valid[self.head - 1] & ~self.terminations[self.head - 1]
         blank, resets = np.zeros(self.num_envs, dtype=bool), np.ones(self.num_envs, dtype=bool)
         self.add(obs, blank, Step(blank, blank, blank, resets, []))
@@ -338,7 +339,7 @@ class Learner:
         obs_size, num_actions = sizes(args)
         self.q_network = QNetwork(num_actions, args.hidden_units, args.activation)
         params = jax.jit(self.q_network.init)(jax.random.key(args.seed), np.zeros((1, obs_size), np.float32))
-        if args.initial_model is not None:
+        if args.initial_model is not None and args.resume is None:  # a checkpoint has its own weights
             with explained("--initial-model", args.initial_model):
                 params = load_params(self.q_network, params, Path(args.initial_model))
         # Differs from the paper: Adam in place of RMSProp.
@@ -459,8 +460,9 @@ def main(args: Args) -> Path:
     device, _ = choose_devices(args)
     obs_size, _ = sizes(args)
     each = ReplayBuffer.transition_bytes(obs_size)
-    require_memory("--buffer-size", args.buffer_size, args.total_timesteps, free_memory(), each)
+    require_memory("--buffer-size", args.buffer_size, free_memory(), each)
     run = Run(args, Checkpoints(args))
+    args.buffer_size = flags.at_least(args, "buffer_size", ReplayBuffer.min_rows(args.n_step) * args.num_envs)
 
     learner = Learner(args, device)
     state = State(

@@ -171,13 +171,10 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range, and enlarge buffers that these settings could not draw from."""
+    """Raise `BadInput` for a flag out of range."""
     flags.check_ranges(args)
     game_settings(args.env_id)
     check_data(args)
-    least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
-    args.teacher_steps = flags.at_least(args, "teacher_steps", least if args.teacher_steps else 0)
-    args.buffer_size = flags.at_least(args, "buffer_size", least)
     if args.capture_video:
         require_video()
     check_upload(args)
@@ -585,7 +582,7 @@ class Learner:
             sampled_loss = torch.compile(sampled_loss, dynamic=False)
         elif self.compiled:  # one compiled function cannot span two devices
             loss_fn = torch.compile(loss_fn, dynamic=False)
-        with working("compiling (--no-compile leaves that out)" if self.compiled else "warming up"):
+        with in_torch.compiling(self.compiled):
             self.act(torch.zeros((args.num_envs, 4, 84, 84), dtype=torch.uint8, device=self.device))
             sampled_loss(torch.zeros(args.batch_size, dtype=torch.int64, device=rb.frames.device))[0].backward()
             self.optimizer.zero_grad()
@@ -654,7 +651,7 @@ def enter(state: State, phase: str, args: Args, buffer_device: torch.device, num
 def collect(state: State, args: Args, run: Run) -> None:
     """Fill the teacher's buffer: the same loop, in which the teacher acts and nothing learns."""
     learner, games, rb = state.learner, state.games, state.rb
-    with working("compiling (--no-compile leaves that out)" if learner.compiled else "warming up"):
+    with in_torch.compiling(learner.compiled):
         learner.teacher_act(torch.as_tensor(games.obs, device=learner.device))
     run.begin("teacher's data", args.teacher_steps, state)
     while state.step < args.teacher_steps:
@@ -772,7 +769,7 @@ def evaluate_student(state: State, args: Args, run: Run) -> Evaluation:
 def evaluate_teacher(act: Act, args: Args, source: str) -> dict[str, Evaluation]:
     """Score a random player and the teacher. Raises `BadInput` if the teacher is no better."""
     episodes, scores = args.teacher_eval_episodes, {}
-    with working(f"evaluating the teacher and a random player, {episodes} games each"):
+    with working(f"evaluating the teacher and a random player, {episodes} game{'s' * (episodes > 1)} each"):
         for name, epsilon in (("random", 1.0), ("teacher", args.eval_epsilon)):
             scores[name] = evaluate(act, Games(args, EVALUATION, episodes), args.seed, epsilon)
     if scores["teacher"].mean <= scores["random"].mean:
@@ -798,10 +795,9 @@ def main(args: Args) -> Path:
     check(args)
     keep_freed_memory()
     device, buffer_device = in_torch.choose_devices(args)
-    replay, num_saved = open_replay(args, ReplayBuffer.min_rows(args.n_step) * args.num_envs)
-    data = num_saved + args.teacher_steps
-    for flag, size, filled in (("--teacher-steps", data, data), ("--buffer-size", args.buffer_size, args.total_timesteps)):
-        in_torch.require_memory(flag, size, filled, buffer_device)
+    replay, num_saved = open_replay(args)
+    for flag, size in (("--teacher-steps", num_saved + args.teacher_steps), ("--buffer-size", args.buffer_size)):
+        in_torch.require_memory(flag, size, buffer_device)
     run = Run(args, Checkpoints(args))
 
     # Load and score the teacher: the distillation fades on the scale from a random player's return to the teacher's.
@@ -813,6 +809,9 @@ def main(args: Args) -> Path:
     threads = in_torch.choose_threads(args, learner.q_network, (4, 84, 84), learner.bf16)
     teacher = player(teacher_network, device)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
+    least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
+    args.teacher_steps = flags.at_least(args, "teacher_steps", least - num_saved if args.offline_steps else 0)
+    args.buffer_size = flags.at_least(args, "buffer_size", least)
 
     state = State(learner, scores)
     enter(state, run.saved_phase or first_phase(args), args, buffer_device, num_saved)

@@ -170,13 +170,10 @@ class Args(TrainingArgs):
 
 
 def check(args: Args) -> None:
-    """Raise `BadInput` for a flag out of range, and enlarge buffers that these settings could not draw from."""
+    """Raise `BadInput` for a flag out of range."""
     flags.check_ranges(args)
     game_settings(args.env_id)
     check_data(args)
-    least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
-    args.teacher_steps = flags.at_least(args, "teacher_steps", least if args.teacher_steps else 0)
-    args.buffer_size = flags.at_least(args, "buffer_size", least)
     if args.capture_video:
         require_video()
     check_upload(args)
@@ -822,7 +819,7 @@ def evaluate_student(state: State, args: Args, run: Run) -> Evaluation:
 def evaluate_teacher(act: Act, args: Args, source: str) -> dict[str, Evaluation]:
     """Score a random player and the teacher. Raises `BadInput` if the teacher is no better."""
     episodes, scores = args.teacher_eval_episodes, {}
-    with working(f"evaluating the teacher and a random player, {episodes} games each"):
+    with working(f"evaluating the teacher and a random player, {episodes} game{'s' * (episodes > 1)} each"):
         for name, epsilon in (("random", 1.0), ("teacher", args.eval_epsilon)):
             scores[name] = evaluate(act, Games(args, EVALUATION, episodes), args.seed, epsilon)
     if scores["teacher"].mean <= scores["random"].mean:
@@ -849,10 +846,9 @@ def main(args: Args) -> Path:
     keep_freed_memory()
     threads = in_jax.choose_threads(args)
     device, buffer_device = in_jax.choose_devices(args)
-    replay, num_saved = open_replay(args, ReplayBuffer.min_rows(args.n_step) * args.num_envs)
-    data = num_saved + args.teacher_steps
-    for flag, size, filled in (("--teacher-steps", data, data), ("--buffer-size", args.buffer_size, args.total_timesteps)):
-        in_jax.require_memory(flag, size, filled, buffer_device)
+    replay, num_saved = open_replay(args)
+    for flag, size in (("--teacher-steps", num_saved + args.teacher_steps), ("--buffer-size", args.buffer_size)):
+        in_jax.require_memory(flag, size, buffer_device)
     run = Run(args, Checkpoints(args))
 
     # Load and score the teacher: the distillation fades on the scale from a random player's return to the teacher's.
@@ -860,6 +856,9 @@ def main(args: Args) -> Path:
     learner = Learner(args, teacher_network, teacher_params, device)
     teacher = player(learner.teacher_act, learner.teacher_params)
     scores = {} if run.resumed else evaluate_teacher(teacher, args, source)
+    least = ReplayBuffer.min_rows(args.n_step) * args.num_envs
+    args.teacher_steps = flags.at_least(args, "teacher_steps", least - num_saved if args.offline_steps else 0)
+    args.buffer_size = flags.at_least(args, "buffer_size", least)
 
     state = State(learner, scores)
     enter(state, run.saved_phase or first_phase(args), args, buffer_device, num_saved)

@@ -24,6 +24,7 @@ from benchmark.kills import differing, outcome
 from cleanrl import dqn, dqn_atari, dqn_jax
 from cleanrl_utils.evals import atari
 from cleanrl_utils.evals.play import Evaluation
+from cleanrl_utils.models.source import ZOO
 from cleanrl_utils.run import archive as archives
 from cleanrl_utils.run import checkpoint
 from cleanrl_utils.run import run as run_
@@ -324,6 +325,30 @@ def test_other_settings_are_refused_unless_resumed_anyway(stopped, flags, before
     status, errors = children.run(children.dqn, "--resume", str(stopped), "--resume-anyway", *flags, before=before)
     assert status == 0, errors
     assert "will not be those of an uninterrupted run" in errors
+
+
+def test_a_run_resumed_with_other_threads_goes_on_with_them(stopped):
+    other = ["--threads", "3", "--resume-anyway"]
+    children.run(children.dqn, "--resume", str(stopped), *other, before=children.die, args=("training", 900))
+    status, errors = children.run(children.dqn, "--resume", str(stopped))
+    assert status == 0, errors
+    assert json.loads((stopped / "config.json").read_text())["protocol"]["threads"] == 3
+
+
+def test_a_run_is_resumed_from_its_own_folder_under_its_name(stopped, monkeypatch):
+    monkeypatch.chdir(stopped)
+    status, errors = children.run(children.dqn, "--resume", ".")
+    assert status == 0, errors
+    assert f"run folder: {Path.cwd()}" in errors
+
+
+def test_a_run_is_resumed_without_the_model_that_it_started_from():
+    model = Path(shutil.copy(ZOO / "CartPole-v1-dqn-seed1/dqn.cleanrl_model", "."))
+    flags = [*STOPPED, "--hidden-units", "64", "64", "--initial-model", str(model)]
+    children.run(children.dqn, *flags, before=children.die, args=("training", 450))
+    model.unlink()
+    status, errors = children.run(children.dqn, "--resume", str(the_run()))
+    assert status == 0, errors
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

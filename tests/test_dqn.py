@@ -150,6 +150,14 @@ def test_a_checkpoint_cuts_what_goes_on_and_nothing_else():
     assert batch.discounts.tolist() == pytest.approx([0.9, 0, 0.9])
 
 
+def test_a_checkpoint_of_an_empty_ring_has_nothing_to_cut():
+    rb, no = dqn.ReplayBuffer(10, 1, 1, 1, 0.9), np.zeros(1, dtype=bool)
+    rb.cut(np.zeros((1, 1)))
+    for _ in range(2):
+        rb.add(np.zeros((1, 1)), no, step_of(no))
+    assert rb.draw(1, 8, np.random.default_rng(0)).tolist() == [[0] * 8]
+
+
 def test_the_smallest_ring_has_something_to_draw_after_a_reset_and_a_checkpoint():
     rb, one = dqn.ReplayBuffer(dqn.ReplayBuffer.min_rows(1), 1, 1, 1, 0.9), np.ones(1, dtype=bool)
     obs = np.zeros((1, 1))

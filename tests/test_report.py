@@ -373,7 +373,7 @@ def test_a_game_with_one_seed_does_not_keep_the_others_from_being_compared():
     assert "Environments where A or B has only one run are left out." in table
 
 
-def test_comparisons_that_cannot_be_made_are_refused():
+def test_comparisons_that_cannot_be_made_are_refused(capsys):
     make([1.0], exp_name="a", env_id="CartPole-v1")
     make([1.0], exp_name="b", env_id="Acrobot-v1")
     make([1.0], exp_name="c", env_id="Acrobot-v1")
@@ -387,6 +387,7 @@ def test_comparisons_that_cannot_be_made_are_refused():
     }.items():
         with pytest.raises(BadInput, match=reason):
             compare(*pair)
+    assert "Acrobot-v1, exp_name=c: one seed only" in capsys.readouterr().err
 
 
 # --- Runs of other projects ---

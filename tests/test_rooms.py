@@ -23,6 +23,7 @@ GROUND = (
     "private",
     "ranges",
     "seeds",
+    "signals",
 )
 COMMANDS = ("enjoy", "curves", "huggingface", "zoo")
 LINES = 300

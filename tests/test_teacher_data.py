@@ -16,6 +16,7 @@ import torch
 from cleanrl import dqn_atari
 from cleanrl import qdagger_dqn_atari_impalacnn as in_torch
 from cleanrl import qdagger_dqn_atari_jax_impalacnn as in_jax
+from cleanrl_utils.errors import BadInput
 from cleanrl_utils.run import archive, dopamine, replay
 from cleanrl_utils.run.archive import ArchiveError
 from cleanrl_utils.run.run import Run
@@ -337,10 +338,6 @@ def pickled() -> bytes:
         ("--teacher-replay actions", "has an action 5, where --env-id BreakoutNoFrameskip-v4 has 4"),
         ("--teacher-replay REPLAY", "is of PongNoFrameskip-v4, not of --env-id BreakoutNoFrameskip-v4"),
         ("--teacher-replay REPLAY --env-id PongNoFrameskip-v4 --full-action-space", "has 6 actions, where"),
-        (
-            "--teacher-replay REPLAY --env-id PongNoFrameskip-v4 --n-step 60 --teacher-steps 0",
-            "holds 60 transitions; --n-step",
-        ),
         ("--teacher-replay-size 5", "limits --teacher-replay, which is not given"),
         ("--teacher-steps 0", "leaves the offline phase without data"),
         ("--offline-steps 0 --teacher-steps 5", "is data for the offline phase"),
@@ -361,6 +358,15 @@ def test_bad_data_is_refused_in_one_line(refused, teacher_run, flags, says):
     assert says in refused(in_torch, *TINY, "--teacher-policy-hf-repo", str(teacher_run), *game, *flags)
 
 
+def test_a_replay_of_games_too_short_to_draw_from_is_refused(teacher_run, kind):
+    size = {"teacher_replay": str(teacher_run), "teacher_replay_size": 24, "n_step": 10, "num_envs": 1, "teacher_steps": 0}
+    args = in_torch.Args(env_id="PongNoFrameskip-v4", **size)
+    saved, number = in_torch.open_replay(args)
+    rb = kind.replay(number, args.num_envs, args.n_step, args.gamma, kind.device)
+    with pytest.raises(BadInput, match="too few transitions for --n-step 10 and --num-envs 1: none can be drawn"):
+        in_torch.load(rb, saved, args)
+
+
 def test_frames_that_end_early_are_refused_before_anything_is_written(refused, monkeypatch):
     monkeypatch.setattr(dopamine, "PIECE", 84 * 84 * 8)
     folder = Path("short")
@@ -375,10 +381,10 @@ def test_of_several_checkpoints_the_last_is_read_unless_a_file_names_another(tmp
     for number, seed in ((3, 1), (12, 2)):
         write_dopamine(tmp_path, Games(1, seed, 0.1, 0, 0), 30, 60, number)
     args = in_torch.Args(env_id="PongNoFrameskip-v4", teacher_replay=str(tmp_path), teacher_steps=0)
-    last, _ = in_torch.open_replay(args, least=1)
+    last, _ = in_torch.open_replay(args)
     assert "checkpoint 12 of 2" in capsys.readouterr().err
     args = in_torch.Args(env_id="PongNoFrameskip-v4", teacher_replay=str(tmp_path / "add_count_ckpt.3.gz"))
-    first, number = in_torch.open_replay(args, least=1)
+    first, number = in_torch.open_replay(args)
     assert number == len(first)
     np.testing.assert_array_equal(first.actions, dopamine.read(tmp_path, 3).actions)
     np.testing.assert_array_equal(last.actions, dopamine.read(tmp_path, 12).actions)

@@ -69,21 +69,14 @@ def _numbers(path: str) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in lines}
 
 
-def require_memory(flag: str, transitions: int, filled: int, free: int | None, each: int = TRANSITION_BYTES) -> None:
-    """Raise `BadInput` if the transitions that a run fills, at most `filled`, take more than the `free` bytes of memory.
+def require_memory(flag: str, transitions: int, free: int | None, each: int = TRANSITION_BYTES) -> None:
+    """Raise `BadInput` if a ring of transitions, of `each` bytes, takes more than the `free` bytes of memory.
 
-    Also if the whole ring takes more than the machine has: memory that is never filled is not taken, but no system
-    promises that much. `each`: bytes of a transition.
+    The whole ring is taken at the start, even if the run never fills it.
     """
-    if free is None:
-        return
-    needed, limit, which = min(transitions, filled) * each, free, "are free"
-    if needed <= free and hasattr(os, "sysconf"):
-        needed, which = transitions * each, "is all there is"
-        limit = max(free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    if needed > limit:
-        fits = max(0, limit // each // 1000 * 1000)
-        allowed = f"needs {needed / 1e9:.1f} GB of memory, and {limit / 1e9:.1f} GB {which}: at most {fits:,} would fit"
+    if free is not None and (needed := transitions * each) > free:
+        fits = max(0, free // each // 1000 * 1000)
+        allowed = f"needs {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: at most {fits:,} would fit"
         raise BadInput(flag, f"{transitions:,}", allowed)
 
 

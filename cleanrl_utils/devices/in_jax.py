@@ -88,12 +88,9 @@ def _devices(platform: str) -> list[jax.Device]:
         return []
 
 
-def require_memory(flag: str, transitions: int, filled: int, device: jax.Device) -> None:
-    """Raise `BadInput` if a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
-
-    A GPU reserves the whole ring at once; a host only what is filled.
-    """
-    common.require_memory(flag, transitions, filled if device.platform == "cpu" else transitions, free_memory(device))
+def require_memory(flag: str, transitions: int, device: jax.Device) -> None:
+    """Raise `BadInput` if a ring of transitions takes more memory than `device` has free."""
+    common.require_memory(flag, transitions, free_memory(device))
 
 
 def free_memory(device: jax.Device) -> int | None:

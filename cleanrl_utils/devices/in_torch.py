@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from cleanrl_utils.console import notice, working
 from cleanrl_utils.devices import common
 from cleanrl_utils.devices.cores import ThreadFlags, given_threads, num_cores
 from cleanrl_utils.errors import first_line
+from cleanrl_utils.signals import signals_waiting
 
 TURNS, TURN, MARGIN = 4, 0.3, 0.05
 """How threads are timed: turns per number of threads, seconds per turn, share of time that more than one must save."""
@@ -103,6 +105,17 @@ def be_deterministic(asked: bool, device: torch.device) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # it would fill each new tensor, for debugging
 
 
+@contextlib.contextmanager
+def compiling(compiled: bool) -> Iterator[None]:
+    """Show that code is compiled in the block, or, if it is not `compiled`, warmed up. Signals wait until that is over.
+
+    One that reached the compiler, as Ctrl-C in a terminal does, would leave a file cut short in torch's cache, with which
+    no later run could start.
+    """
+    with signals_waiting(), working("compiling (--no-compile leaves that out)" if compiled else "warming up"):
+        yield
+
+
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile works: it needs C++ on the CPU, Triton on CUDA. Warns once if not."""
     if device.type == "cuda":
@@ -116,7 +129,8 @@ def can_compile(device: torch.device) -> bool:
         notice(f"--compile needs {missing}, which is not there: running uncompiled, slower")
         return False
     try:
-        torch.compile(torch.add, dynamic=False)(torch.ones(2, device=device), 1)
+        with signals_waiting():
+            torch.compile(torch.add, dynamic=False)(torch.ones(2, device=device), 1)
     except Exception as error:  # of the compiler, the linker, the folder of compiled code
         lines = [line for line in str(error).splitlines() if "rror" in line] or [first_line(error)]
         notice(f"--compile does not work here ({lines[0].strip()}): running uncompiled, slower")
@@ -124,12 +138,9 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
-def require_memory(flag: str, transitions: int, filled: int, device: torch.device) -> None:
-    """Raise `BadInput` if a ring of transitions, of which a run fills `filled`, takes more memory than `device` has.
-
-    A GPU reserves the whole ring at once; a host only what is filled.
-    """
-    common.require_memory(flag, transitions, filled if device.type == "cpu" else transitions, free_memory(device))
+def require_memory(flag: str, transitions: int, device: torch.device) -> None:
+    """Raise `BadInput` if a ring of transitions takes more memory than `device` has free."""
+    common.require_memory(flag, transitions, free_memory(device))
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -39,7 +39,8 @@ def side(args: CompareArgs, name: str) -> dict[str, list[Curve]]:
         )
     else:
         source.runs = (name,)
-    by_env = {env_id: by_name[env_id] for env_id, by_name in grouped(load(source), source, ("env_id",)).items()}
+    groups = grouped(load(source), source, ("env_id",), name)
+    by_env = {env_id: by_name[env_id] for env_id, by_name in groups.items()}
     for env_id, curves in by_env.items():
         if mixed := differing(curves):
             raise BadInput(

@@ -128,8 +128,11 @@ def statistics() -> Any:
     return statistics
 
 
-def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
-    """Return curves by environment and group, in the order of their names; says what is odd about them."""
+def grouped(found: list[Run], source: Source, keys: Sequence[str], label: str = "") -> Groups:
+    """Return curves by environment and group, in the order of their names.
+
+    Says what is odd about a group, by its name or by the `label` of all groups.
+    """
     groups: Groups = defaultdict(lambda: defaultdict(list))
     for run in sorted(found, key=lambda run: (run.get("env_id"), run.get("seed"))):
         try:
@@ -139,7 +142,7 @@ def grouped(found: list[Run], source: Source, keys: Sequence[str]) -> Groups:
         groups[run.get("env_id")][name].append(curve(run, source))
     for env_id, by_name in groups.items():
         for name, curves in by_name.items():
-            where = f"{env_id}, {name}"
+            where = f"{env_id}, {label or name}"
             ends = sorted({int(one.steps[-1]) for one in curves})
             if len(curves) == 1:
                 notice(f"{where}: one seed only, so there is no interval: one run says nothing about the spread of runs")

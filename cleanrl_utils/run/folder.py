@@ -45,6 +45,11 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
+def named(folder: Path) -> Path:
+    """Return a path to the folder that ends in its name: of `.`, the absolute path."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
 def lock(folder: Path, owner: object) -> Callable[[], object]:
     """Lock the folder for this process while `owner` lives, if the system can; returns a function that unlocks it earlier.
 

@@ -38,6 +38,9 @@ class Replay(Protocol):
     num_valid: int
     valid: np.ndarray
 
+    def draw(self, num_batches: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw indices of transitions; none if nothing can be drawn."""
+
 
 def write(file: BinaryIO, rb: Replay, env_id: str, num_actions: int) -> None:
     """Write a replay buffer as it stands."""

@@ -36,13 +36,13 @@ from cleanrl_utils.run import replay
 from cleanrl_utils.run.args import RunArgs, empty_phases
 from cleanrl_utils.run.checkpoint import Checkpoints, State, place, require_same
 from cleanrl_utils.run.estimate import estimate, seconds_left
-from cleanrl_utils.run.folder import cut_event_files, lock, new_folder, removed_on_failure
+from cleanrl_utils.run.folder import cut_event_files, lock, named, new_folder, removed_on_failure
 from cleanrl_utils.run.replay import Replay
 from cleanrl_utils.run.sinks import TRACKERS, Sink, TensorBoard
 from cleanrl_utils.run.tracker import Tracker
+from cleanrl_utils.signals import SIGNALS
 
 STOPPING = b"\nstopping: a checkpoint is written at the end of this step; once more stops at once\n"
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
@@ -57,7 +57,8 @@ class Run:
 
         Raises `BadInput` if there is no such checkpoint, or if the run is still going.
         """
-        self.args, self.checkpoints, self.folder = args, checkpoints, Path()
+        self.args = dataclasses.replace(args)  # as given: a script may enlarge its buffer
+        self.checkpoints, self.folder = checkpoints, Path()
         self.config: dict[str, object] = {}
         self.began = time.time()
         self.estimate_due = False  # how long the run takes: told once, in an offline phase
@@ -67,7 +68,7 @@ class Run:
         self.previous_handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self.unlock: Callable[[], object] = lambda: None
         if checkpoints is not None and checkpoints.resumed:
-            self.folder = Path(checkpoints.flags.resume or "")
+            self.folder = named(Path(checkpoints.flags.resume or ""))
             self.unlock = lock(self.folder, self)
             checkpoints.open_latest(self.folder)
 
@@ -126,7 +127,7 @@ class Run:
         self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         self.config.pop("error", None)
         resumed = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "changed": [*changed.values()]}
-        self.config |= {"status": "running", "resumed": [*self.config.get("resumed", []), resumed]}
+        self.config |= {"status": "running", "resumed": [*self.config.get("resumed", []), resumed], "protocol": protocol}
         started_with = {"resume": None, "resume_anyway": False, "threads": self.config["flags"].get("threads")}
         self.config |= recorded(dataclasses.replace(self.args, **started_with))  # --total-timesteps may have grown
         lengths = self.checkpoints.saved.tree["event_files"]

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from cleanrl_utils.console import notice
 from cleanrl_utils.errors import BadInput
 from cleanrl_utils.evals.atari import GameFlags, count_actions, game_settings
@@ -25,6 +27,8 @@ class DataFlags(GameFlags, Protocol):
     teacher_replay_size: int
     teacher_steps: int | None
     offline_steps: int
+    n_step: int
+    num_envs: int
 
 
 def check_data(args: DataFlags) -> None:
@@ -46,10 +50,10 @@ def first_phase(args: DataFlags) -> str:
     return "collection" if args.teacher_steps else "offline" if args.offline_steps else "online"
 
 
-def open_replay(args: DataFlags, least: int) -> tuple[SavedReplay | None, int]:
+def open_replay(args: DataFlags) -> tuple[SavedReplay | None, int]:
     """Open the saved replay that the flags name, if any, without reading frames; returns it and its number of transitions.
 
-    Raises `BadInput`, also if it has fewer than `least` and the teacher adds none.
+    Raises `BadInput`.
     """
     if args.teacher_replay is None:
         return None, 0
@@ -68,8 +72,6 @@ def open_replay(args: DataFlags, least: int) -> tuple[SavedReplay | None, int]:
         saved = saved.latest(args.teacher_replay_size)
     if not saved.valid.any():
         raise BadInput(FLAG, source, "holds no transition to learn from")
-    if len(saved) < least and not args.teacher_steps:
-        raise BadInput(FLAG, source, f"holds {len(saved)} transitions; --n-step and --num-envs need {least} or more")
     return saved, len(saved)
 
 
@@ -90,8 +92,11 @@ def _open(source: Path) -> SavedReplay:
 
 
 def load(rb: replay.Replay, saved: SavedReplay, args: DataFlags) -> None:
-    """Fill an empty buffer with a saved replay. Raises `BadInput` if the replay is damaged."""
+    """Fill an empty buffer with a saved replay. Raises `BadInput` if the replay is damaged, or too small to draw from."""
     try:
         replay.load(rb, saved)
     except ArchiveError as error:
         raise BadInput(FLAG, args.teacher_replay, str(error)) from None
+    if not args.teacher_steps and not len(rb.draw(1, 1, np.random.default_rng(0))):
+        few = f"holds too few transitions for --n-step {args.n_step} and --num-envs {args.num_envs}: none can be drawn"
+        raise BadInput(FLAG, args.teacher_replay, few)

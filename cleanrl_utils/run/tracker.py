@@ -65,7 +65,7 @@ class Tracker:
         task, rate = self.bar.tasks[self.task], self.rate()
         parts = [f"{task.description}: {self.done:,.0f}/{task.total:,.0f} {task.fields['unit']}"]
         if rate > 0:
-            left = datetime.timedelta(seconds=round((task.total - self.done) / rate))
+            left = datetime.timedelta(seconds=round(max(0, task.total - self.done) / rate))
             parts += [f"{task.fields['rate']}/s", f"{left} left"]
         notice(", ".join([*parts, *filter(None, [self.latest, self.doing])]))
 
