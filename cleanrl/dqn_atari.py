@@ -74,7 +74,7 @@ class Args(TrainingArgs):
     fire: bool = True
     """press FIRE for the agent after a reset and after a lost life, in games that wait for it"""
     noop_max: NotNegative = 30
-    """maximum number of no-ops that a reset plays (FIRE counts as one)"""
+    """a reset plays a random number of no-ops below this, where FIRE counts as one; 0: none"""
     full_action_space: bool = False
     """use all 18 actions instead of only those that have an effect in this game"""
     eval_frequency: NotNegative = 0

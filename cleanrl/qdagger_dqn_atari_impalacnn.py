@@ -85,7 +85,7 @@ class Args(TrainingArgs):
     fire: bool = True
     """press FIRE for the agent after a reset and after a lost life, in games that wait for it"""
     noop_max: NotNegative = 30
-    """maximum number of no-ops that a reset plays (FIRE counts as one)"""
+    """a reset plays a random number of no-ops below this, where FIRE counts as one; 0: none"""
     full_action_space: bool = False
     """use all 18 actions instead of only those that have an effect in this game"""
     eval_frequency: NotNegative = 0
@@ -99,7 +99,7 @@ class Args(TrainingArgs):
 
     teacher_policy_hf_repo: str | None = None
     """teacher: a Hugging Face Hub repository or a local folder with the same layout; default: the model in the box for this
-    game, else cleanrl/{env_id}-{teacher_model_exp_name}-seed1"""
+    game, else cleanrl/{Game}NoFrameskip-v4-{teacher_model_exp_name}-seed1"""
     teacher_revision: str | None = None
     """branch, tag or commit of that repository"""
     teacher_model_exp_name: FileName = "dqn_atari"
