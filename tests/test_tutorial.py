@@ -53,7 +53,7 @@ def script(path: str) -> ModuleType:
 
 
 INSTALLATION = {
-    ("python", "-m", "venv", ".venv"),
+    ("python3", "-m", "venv", ".venv"),
     ("pip", "install", "-c", "requirements/constraints.txt", "-e", ".[fqi,flappy,plots]"),
 }
 EXPERIMENTS = {  # experiment: target_network_frequency, double_q, n_step

@@ -191,8 +191,9 @@ right.legend()
 plt.show()
 
 # %% [markdown]
-# One seed each, so read it with care: the returns of single runs go up and down for many reasons. What repeats is the
-# right picture. Without a target network the values run away from what can be earned; with a slow copy they stay near it.
+# One seed each, so read it with care: the returns of single runs go up and down for many reasons. What repeats from
+# seed to seed is the picture on the right. Without a target network the values run away from what can be earned; with a slow
+# copy they stay near it.
 # `docs/tutorial/from-q-learning-to-dqn.md` has three seeds, and the cure that is left: double Q-learning.
 #
 # ## FlappyBird

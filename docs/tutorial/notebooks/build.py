@@ -28,7 +28,7 @@ EXTRAS = {"1_fqi": "fqi,plots,video", "2_parts_of_dqn": "plots", "3_dqn": "flapp
 REPOSITORY = ""
 """Address of the project's repository, as https://github.com/OWNER/NAME: then each notebook has a badge for Colab."""
 GAP = re.compile(r"^( *)# YOUR CODE(:? ?.*)\n((?:.*\n)*?) *# END\n?", re.M)
-IN_CLONE = """# In a clone of the project, with the extras {extras}: pip install -e ".[{extras}]"
+IN_CLONE = """# In a clone of the project: pip install -c requirements/constraints.txt -e ".[{extras}]"
 import os
 import warnings
 from pathlib import Path
