@@ -7,6 +7,7 @@
 #   GAMES=PongNoFrameskip-v4 SEEDS=1 bash benchmark/atari_1m.sh
 set -uo pipefail
 status=0
+trap 'exit 130' INT TERM
 sweep() { # SCRIPT CONFIG SEEDS GAMES, then the sweep's flags
     python -m cleanrl_utils.benchmark --num-seeds "$3" --env-ids $4 \
         --command "python cleanrl/$1.py --config benchmark/configs/$2 ${FLAGS:-}" "${@:5}" || status=$?

@@ -5,6 +5,7 @@
 #   bash benchmark/qdagger_vs_dqn.sh --workers 2
 set -euo pipefail
 status=0
+trap 'exit 130' INT TERM
 SAME="--device cpu --no-compile --eval-frequency 5000 --eval-episodes 5 --eval-max-frames 27000 --learning-rate 1e-4 \
     --buffer-size 50000 --learning-starts 1000 --train-frequency 8 --huber --n-step 3 --save-model"
 python -m cleanrl_utils.benchmark --num-seeds 3 --env-ids PongNoFrameskip-v4 --command "python \

@@ -5,6 +5,7 @@
 #   bash benchmark/reincarnation.sh --workers 2
 set -uo pipefail
 status=0
+trap 'exit 130' INT TERM
 TEACHER=cleanrl_utils/zoo/PongNoFrameskip-v4-dqn_atari-seed1/dqn_atari.cleanrl_model
 SAME="--device cpu --no-compile --eval-frequency 5000 --eval-episodes 5 --eval-max-frames 27000 --learning-rate 1e-4 \
     --adam-eps 1.5e-4 --buffer-size 30000 --learning-starts 1000 --train-frequency 8 --huber --n-step 3"

@@ -335,6 +335,28 @@ def test_a_run_resumed_with_other_threads_goes_on_with_them(stopped):
     assert json.loads((stopped / "config.json").read_text())["protocol"]["threads"] == 3
 
 
+def test_accepted_settings_are_in_a_checkpoint_at_once(stopped):
+    other = ["--threads", "3", "--resume-anyway"]
+    children.run(children.dqn, "--resume", str(stopped), *other, before=children.die, args=("training", 5))
+    status, errors = children.run(children.dqn, "--resume", str(stopped))
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "loop", "step"),
+    [
+        ("dqn", [*STOPPED, "--num-envs", "4", "--buffer-size", "10"], "training", 150),
+        pytest.param("qdagger_dqn_atari_impalacnn", [*BOTH, "--buffer-size", "3"], "online", 60, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_whose_buffer_was_enlarged_is_resumed(name, flags, loop, step):
+    script = getattr(children, name)
+    children.run(script, *flags, before=children.die, args=(loop, step))
+    status, errors = children.run(script, "--resume", str(the_run()))
+    assert status == 0, errors
+    assert "is raised to" in errors
+
+
 def test_a_run_is_resumed_from_its_own_folder_under_its_name(stopped, monkeypatch):
     monkeypatch.chdir(stopped)
     status, errors = children.run(children.dqn, "--resume", ".")

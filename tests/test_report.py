@@ -539,7 +539,9 @@ def test_frames_that_monitor_counts_below_the_wrapper_of_atari_are_not_steps(env
     write_monitor(Path("game_2/0.monitor.csv"), [3056, 4000], env_id)
     steps, _, _ = read_one("game_2").series["charts/episodic_return"]
     assert (steps * ATARI_IDS[env_id]).tolist() == [3056, 7056]
-    said = "game_2: its monitor.csv counts frames, so steps are a quarter of that" in capsys.readouterr().err
+    said = (
+        "game_2: its monitor.csv counts each repeat of an action, so steps are a quarter of that" in capsys.readouterr().err
+    )
     assert said == (ATARI_IDS[env_id] == 4)
 
 

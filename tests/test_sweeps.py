@@ -72,7 +72,8 @@ def test_a_run_whose_buffer_was_enlarged_is_found_again():
     status, said = sweep("--num-seeds 1", "CartPole-v1", command=command)
     assert status == 0, said
     assert "complete before" in sweep("--num-seeds 1", "CartPole-v1", command=command)[1]
-    assert len(folders()) == 1
+    (folder,) = folders()
+    assert stored(folder)["flags"]["buffer_size"] == 10, "as given"
 
 
 def test_a_failed_run_is_told_with_the_end_of_its_log_and_the_others_go_on():

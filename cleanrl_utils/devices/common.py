@@ -72,7 +72,7 @@ def _numbers(path: str) -> dict[str, int]:
 def require_memory(flag: str, transitions: int, free: int | None, each: int = TRANSITION_BYTES) -> None:
     """Raise `BadInput` if a ring of transitions, of `each` bytes, takes more than the `free` bytes of memory.
 
-    The whole ring is taken at the start, even if the run never fills it.
+    torch and JAX take the whole ring at the start, even if the run never fills it.
     """
     if free is not None and (needed := transitions * each) > free:
         fits = max(0, free // each // 1000 * 1000)

@@ -14,6 +14,7 @@ from cleanrl_utils.errors import BadInput
 from cleanrl_utils.report.groups import Curve, Source, compared, differing, grouped, load, statistics
 from cleanrl_utils.report.page import between, plus_minus
 from cleanrl_utils.report.power import enough_runs
+from cleanrl_utils.report.runs import identity
 
 
 @dataclass
@@ -52,9 +53,9 @@ def side(args: CompareArgs, name: str) -> dict[str, list[Curve]]:
 def compare(args: CompareArgs) -> None:
     """Print the comparison, as markdown, and its verdict. Raises `BadInput` if there is nothing to compare."""
     sides = [side(args, args.a), side(args, args.b)]
-    names = [{Path(one.run.name).resolve() for curves in by_env.values() for one in curves} for by_env in sides]
+    names = [{identity(one.run) for curves in by_env.values() for one in curves} for by_env in sides]
     if both := names[0] & names[1]:
-        raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, such as {min(both).name}")
+        raise BadInput("compare", f"{args.a} {args.b}", f"share {len(both)} runs, such as {Path(min(both)[0]).name}")
     a, b = ({env: np.array([one.final for one in curves]) for env, curves in by_env.items()} for by_env in sides)
     if not (shared := a.keys() & b.keys()):
         raise BadInput("compare", f"{args.a} {args.b}", "have no environment in common")

@@ -94,7 +94,7 @@ def read_sb3(folder: Path, flag: str) -> Found:
     returns, lengths, seconds = rows[np.argsort(rows[:, 2], kind="stable")].T
     steps, seconds = np.cumsum(lengths).astype(int), seconds - min((start for _, start, _ in monitors), default=0)
     if ATARI.match(env_id) and len(steps):  # Monitor is below AtariWrapper, which repeats an action four times
-        notice(f"{folder}: its monitor.csv counts frames, so steps are a quarter of that")
+        notice(f"{folder}: its monitor.csv counts each repeat of an action, so steps are a quarter of that")
         steps //= 4
     series = {TRAINING: (steps, seconds, returns)} if len(steps) else {}
     if (path := folder / "evaluations.npz").is_file():

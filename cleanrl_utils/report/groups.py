@@ -169,12 +169,10 @@ def differing(curves: list[Curve]) -> list[str]:
 
 def differs(name: str, configs: list[dict[str, Any]]) -> bool:
     """Whether a flag differs between runs. A run from before the flag was added did what its default does."""
-    values = {json.dumps(config["flags"][name]) for config in configs if name in config["flags"]}
-    if all(name in config["flags"] for config in configs):
-        return len(values) > 1
-    words = {flag(name), flag(f"no_{name}")}
-    defaults = all(words.isdisjoint(config.get("command", words)) for config in configs if name in config["flags"])
-    return len(values) > 1 or not defaults
+    having = [config for config in configs if name in config["flags"]]
+    values, words = {json.dumps(config["flags"][name]) for config in having}, {flag(name), flag(f"no_{name}")}
+    given = any("command" not in config or words & {*config["command"]} for config in having)
+    return len(values) > 1 or (given and len(having) < len(configs))
 
 
 # --- Scores ---

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 import statistics as means
 from collections import defaultdict
 from collections.abc import Iterable
@@ -48,16 +49,23 @@ class Run:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, ours or one of CleanRL or Stable-Baselines3; or may do so, but cannot be read."""
     try:
-        return (folder / "config.json").is_file() or bool(foreign.sb3_files(folder) or event_files(folder))
+        return has_config(folder) or bool(foreign.sb3_files(folder) or event_files(folder))
     except OSError:
         return True
+
+
+def has_config(folder: Path) -> bool:
+    """Whether there is a config.json. Raises `OSError` if that cannot be told: `Path.is_file` of Python 3.14 would not."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return stat.S_ISREG((folder / "config.json").stat().st_mode)
+    return False
 
 
 def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
     """Read the runs in folders: each is a run folder, or holds run folders one or two levels below.
 
-    A run that is found several times, under several paths or in a copy of its folder, is read as one. Raises `BadInput` if
-    there is none, or if a run folder itself cannot be read. One below a folder is skipped with a line.
+    A run that is found several times, under other paths or in a copy of one of our folders, is read as one. Raises
+    `BadInput` if there is none, or if a run folder itself cannot be read. One below a folder is skipped with a line.
     """
     runs = []
     for path in map(Path, paths):
@@ -87,7 +95,7 @@ def identity(run: Run) -> tuple[str, ...]:
 def from_folder(folder: Path, flag: str) -> Run:
     """Read the run in a folder. Raises `BadInput` if it cannot be read."""
     try:
-        ours = (folder / "config.json").is_file()
+        ours = has_config(folder)
     except OSError as error:
         raise BadInput(flag, folder, f"cannot be read ({error.strerror})") from None
     if not ours:

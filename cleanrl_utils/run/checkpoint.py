@@ -45,7 +45,7 @@ class Checkpoints:
     """The checkpoints of one run: when they are due, what they hold, and the one that a resumed run continues from."""
 
     def __init__(self, flags: TrainingArgs) -> None:
-        self.flags = flags
+        self.flags = dataclasses.replace(flags)  # as given, like those of the run
         self.frequency = flags.checkpoint_frequency
         self.folder = Path()
         self.settings: dict[str, object] = {}  # what must be the same in a resumed run

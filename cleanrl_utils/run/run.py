@@ -57,7 +57,7 @@ class Run:
 
         Raises `BadInput` if there is no such checkpoint, or if the run is still going.
         """
-        self.args = dataclasses.replace(args)  # as given: a script may enlarge its buffer
+        self.args = dataclasses.replace(args)  # as given: a script may enlarge its buffers afterwards
         self.checkpoints, self.folder = checkpoints, Path()
         self.config: dict[str, object] = {}
         self.began = time.time()
@@ -132,6 +132,8 @@ class Run:
         self.config |= recorded(dataclasses.replace(self.args, **started_with))  # --total-timesteps may have grown
         lengths = self.checkpoints.saved.tree["event_files"]
         self.began = time.time() - self.checkpoints.restore(state)
+        if changed:  # the first checkpoint that is due, at once, is one of the new settings
+            self.checkpoints.latest = None
         cut_event_files(self.folder, lengths)
         self._open(self._other_sinks())
 
