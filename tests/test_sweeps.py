@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cleanrl import dqn
 from cleanrl_utils.benchmark import __main__ as benchmark
+from cleanrl_utils.benchmark.plan import Args, plan
 from cleanrl_utils.flags import parse
 from cleanrl_utils.report import __main__ as report
 from tests.conftest import all_slow, scalars
@@ -68,12 +70,12 @@ def test_every_environment_and_seed_is_run_once_and_what_is_complete_is_left_alo
 
 
 def test_a_run_whose_buffer_was_enlarged_is_found_again():
-    command = f"python {ROOT / 'cleanrl/dqn.py'} --total-timesteps 20 --num-envs 4 --buffer-size 10"
-    status, said = sweep("--num-seeds 1", "CartPole-v1", command=command)
-    assert status == 0, said
-    assert "complete before" in sweep("--num-seeds 1", "CartPole-v1", command=command)[1]
-    (folder,) = folders()
-    assert stored(folder)["flags"]["buffer_size"] == 10, "as given"
+    flags = "--total-timesteps 20 --num-envs 4 --buffer-size 10"
+    command = f"python {ROOT / 'cleanrl/dqn.py'} {flags}"
+    (work,) = plan(parse(Args, ["--env-ids", "CartPole-v1", "--num-seeds", "1", "--command", command]))
+    assert work.next_command()[2:8] == flags.split()
+    dqn.main(parse(dqn.Args, [*flags.split(), "--threads", "1"]))
+    assert work.next_command() == [], "it is complete"
 
 
 def test_a_failed_run_is_told_with_the_end_of_its_log_and_the_others_go_on():
