@@ -327,19 +327,13 @@ def test_other_settings_are_refused_unless_resumed_anyway(stopped, flags, before
     assert "will not be those of an uninterrupted run" in errors
 
 
-def test_a_run_resumed_with_other_threads_goes_on_with_them(stopped):
+@pytest.mark.parametrize("step", [5, 900], ids=["before its next checkpoint is due", "after"])
+def test_a_run_resumed_with_other_threads_goes_on_with_them(stopped, step):
     other = ["--threads", "3", "--resume-anyway"]
-    children.run(children.dqn, "--resume", str(stopped), *other, before=children.die, args=("training", 900))
+    children.run(children.dqn, "--resume", str(stopped), *other, before=children.die, args=("training", step))
     status, errors = children.run(children.dqn, "--resume", str(stopped))
     assert status == 0, errors
     assert json.loads((stopped / "config.json").read_text())["protocol"]["threads"] == 3
-
-
-def test_accepted_settings_are_in_a_checkpoint_at_once(stopped):
-    other = ["--threads", "3", "--resume-anyway"]
-    children.run(children.dqn, "--resume", str(stopped), *other, before=children.die, args=("training", 5))
-    status, errors = children.run(children.dqn, "--resume", str(stopped))
-    assert status == 0, errors
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,16 @@ def make(returns: list[float], status: str = "complete", teacher: tuple[float, f
             scores = {"random": Evaluation([teacher[0]], [1], 0), "teacher": Evaluation([teacher[1]], [1], 0)}
         run.finish({"steps": 10 * len(returns)}, scores)
     if status != "complete":
-        path = run.folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
+        rewrite(run.folder, lambda config: config.update(status=status))
     return run.folder
+
+
+def rewrite(folder: Path, edit: Callable[[dict], object]) -> None:
+    """Edit a run's config.json."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    edit(config)
+    path.write_text(json.dumps(config))
 
 
 def write(*flags: str) -> str:
@@ -122,10 +129,7 @@ def test_steps_of_offline_metrics_are_called_updates():
         run.scalars({metric: 1.0}, 1000)
         run.scalars({metric: 2.0}, 2000)
         run.finish({}, {})
-    path = run.folder / "config.json"
-    config = json.loads(path.read_text())
-    config["flags"]["teacher_steps"] = 500
-    path.write_text(json.dumps(config))
+    rewrite(run.folder, lambda config: config["flags"].update(teacher_steps=500))
     page = write("--metric", metric, "--thresholds", '{"CartPole-v1": 2}')
     assert "| score | updates | minutes |" in page
     assert "| runs that reached it | updates | minutes |" in page
@@ -249,21 +253,15 @@ def test_settings_mixed_in_one_group_are_told(capsys):
 
 def test_what_is_kept_of_a_run_and_what_computes_it_are_no_settings(capsys):
     resumed = {"threads": 1, "device": "cpu", "checkpoint_frequency": 500, "keep_checkpoint": True}
-    for seed, more in ((1, {}), (2, resumed)):
-        path = make([1.0], seed=seed) / "config.json"
-        config = json.loads(path.read_text())
-        config["flags"] |= more
-        path.write_text(json.dumps(config))
+    make([1.0], seed=1)
+    rewrite(make([1.0], seed=2), lambda config: config["flags"].update(resumed))
     write()
     assert "several settings" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("level", "told"), [(0.0, False), (2.0, True)])
 def test_a_run_from_before_a_flag_was_added_did_what_its_default_does(capsys, level, told):
-    path = make([1.0], seed=1) / "config.json"
-    config = json.loads(path.read_text())
-    del config["flags"]["level"]
-    path.write_text(json.dumps(config))
+    rewrite(make([1.0], seed=1), lambda config: config["flags"].pop("level"))
     make([1.0], seed=2, level=level)
     write()
     assert ("several settings in one group (level)" in capsys.readouterr().err) == told
@@ -353,8 +351,7 @@ def test_folders_of_runs_and_commits_can_be_compared(capsys):
     for side, level in (("before", 0.0), ("after", 10.0)):
         for seed in (1, 2, 3, 4):
             folder = make([level + seed], seed=seed)
-            path = folder / "config.json"
-            path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": side[0] * 40}))
+            rewrite(folder, lambda config, side=side: config.update(commit=side[0] * 40))
             Path(side).mkdir(exist_ok=True)
             folder.rename(Path(side, folder.name))
     compare("after", "before")

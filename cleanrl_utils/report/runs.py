@@ -88,8 +88,7 @@ def from_folders(paths: Iterable[str], flag: str) -> list[Run]:
 def identity(run: Run) -> tuple[str, ...]:
     """Return what tells a run from all others: its folder's name, which has its time, and its config.json; else its path."""
     folder = Path(run.name).resolve()
-    ours = (folder / "config.json").is_file()
-    return (folder.name, json.dumps(run.config, sort_keys=True)) if ours else (str(folder),)
+    return (folder.name, json.dumps(run.config, sort_keys=True)) if has_config(folder) else (str(folder),)
 
 
 def from_folder(folder: Path, flag: str) -> Run:
